@@ -1,0 +1,63 @@
+package remuda
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// Imports go one way: catalog ← store ← provisioner ← broker ← osbapi ← cmd. A
+// package may import what stands before it in the list and its own parents,
+// never a sibling. The agent's client and the image are below the back ends.
+var allowed = map[string][]string{
+	"catalog":                 {},
+	"store":                   {"catalog"},
+	"store/sqlite":            {"store", "catalog"},
+	"provisioner":             {"catalog", "store"},
+	"provisioner/agent":       {"catalog", "store", "provisioner"},
+	"provisioner/image":       {"catalog", "store", "provisioner"},
+	"provisioner/local":       {"catalog", "store", "provisioner", "provisioner/agent", "provisioner/image"},
+	"provisioner/backendtest": {"catalog", "store", "provisioner", "provisioner/image"},
+	"store/storetest":         {"store", "catalog"},
+	"broker":                  {"catalog", "store", "provisioner"},
+	"broker/osbapi":           {"catalog", "store", "provisioner", "broker"},
+}
+
+func TestLayers(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").CombinedOutput()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, out)
+	}
+	const module = "github.com/remuda/remuda/"
+	seen := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		pkg := strings.TrimPrefix(words[0], module)
+		seen[pkg] = true
+		may, limited := allowed[pkg]
+		if !limited {
+			continue // cmd and tools see everything
+		}
+		for _, imported := range words[1:] {
+			short, ours := strings.CutPrefix(imported, module)
+			if !ours {
+				if pkg == "broker" && imported == "net/http" {
+					t.Error("broker imports net/http, but use cases know no HTTP")
+				}
+				continue
+			}
+			ok := false
+			for _, m := range may {
+				ok = ok || short == m
+			}
+			if !ok {
+				t.Errorf("%s imports %s, but may import only %s", pkg, short, strings.Join(may, ", "))
+			}
+		}
+	}
+	for pkg := range allowed {
+		if !seen[pkg] {
+			t.Errorf("package %s of the layer table does not exist", pkg)
+		}
+	}
+}
