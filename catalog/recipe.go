@@ -1,0 +1,193 @@
+package catalog
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Recipe says how one kind of middleware lives in a container group: what it
+// offers, what is in its image, its members' roles, processes, writable paths
+// and programs, its ports, and the shape of its credentials. A recipe is one
+// YAML file; nothing of a kind of middleware is written in Go.
+//
+// Text marked "template" below is Go text/template; what each may use is said
+// beside it. An unknown value is an error when the recipe is loaded, and so is a
+// parameter that its schema does not restrict to harmless values: parameters
+// are what strangers write.
+type Recipe struct {
+	Name     string   `yaml:"name" json:"name"`       // the offering's name too: [a-z][a-z0-9-]{0,31}
+	Version  string   `yaml:"version" json:"version"` // semantic version
+	Offering Offering `yaml:"offering" json:"-"`      // catalog matters; not part of a definition
+	// Packages are Debian packages the image must have. "a|b" takes the first
+	// that the host's package archive knows.
+	Packages []string `yaml:"packages" json:"packages"`
+	// Environment is given to every program of every member.
+	Environment map[string]string `yaml:"environment,omitempty" json:"environment,omitempty"`
+	Roles       []Role            `yaml:"roles" json:"roles"`
+	Leader      string            `yaml:"leader,omitempty" json:"leader,omitempty"` // a role; default the first
+	Endpoints   []Endpoint        `yaml:"endpoints" json:"endpoints"`
+	// Provision runs in the leader when an instance takes the group and gave
+	// parameters. Bind and Unbind run in the leader for each binding; each must
+	// do no harm when run twice. Templates see HookValues.
+	Provision *Program `yaml:"provision,omitempty" json:"provision,omitempty"`
+	Bind      *Program `yaml:"bind,omitempty" json:"bind,omitempty"`
+	Unbind    *Program `yaml:"unbind,omitempty" json:"unbind,omitempty"`
+	// Credentials is the binding's credentials object: each value is a template
+	// that sees CredentialValues. A value that is only digits after rendering
+	// is given as a JSON number when the key is "port" or ends in "_port".
+	Credentials map[string]string `yaml:"credentials" json:"credentials"`
+}
+
+// Role is one kind of member.
+type Role struct {
+	Name string `yaml:"name" json:"name"` // [a-z][a-z0-9-]{0,15}
+	// User is a name in the image's passwd: who runs programs that name nobody else.
+	User string `yaml:"user" json:"user"`
+	// Capabilities beyond the agent's own (SETUID, SETGID, KILL). Only SYS_CHROOT is accepted.
+	Capabilities []string `yaml:"capabilities,omitempty" json:"capabilities,omitempty"`
+	// Paths are the only writable places, besides /tmp (disk), /run and
+	// /dev/shm (memory), which every member has. All are fresh in every generation.
+	Paths []Path `yaml:"paths,omitempty" json:"paths,omitempty"`
+	// Template runs once per image in a member without network, with the disk
+	// paths empty; what it leaves there is what every generation starts with. It
+	// serves all sizes, so its Env and Stdin have no values to use.
+	Template *Program `yaml:"template,omitempty" json:"template,omitempty"`
+	// Files are written by the agent at every start, world-readable, below
+	// /run; templates that see StartValues. No secrets here.
+	Files map[string]string `yaml:"files,omitempty" json:"files,omitempty"`
+	// Prepare runs at every start before the processes. Its environment has
+	// MEMBER_SECRET, which the agent makes anew at every start and gives to
+	// programs only, never to processes. Its templates see StartValues.
+	Prepare   *Program  `yaml:"prepare,omitempty" json:"prepare,omitempty"`
+	Processes []Process `yaml:"processes" json:"processes"`
+	// Ready exits 0 when the member serves. It runs until it does at start,
+	// and now and then afterwards. Its templates see StartValues.
+	Ready *Program `yaml:"ready,omitempty" json:"ready,omitempty"`
+	// Ports that must accept a TCP connection on 127.0.0.1 before Ready is
+	// asked. For the leader the endpoints' ports are added.
+	Ports []int `yaml:"ports,omitempty" json:"ports,omitempty"`
+}
+
+// Path is a writable directory of a member.
+type Path struct {
+	Path string `yaml:"path" json:"path"`                     // absolute
+	User string `yaml:"user,omitempty" json:"user,omitempty"` // owner; default the role's user
+	Mode string `yaml:"mode,omitempty" json:"mode,omitempty"` // octal; default "0700"
+	// Memory makes it a tmpfs that is empty at every start; otherwise it is on
+	// the member's disk and lives as long as the instance.
+	Memory bool `yaml:"memory,omitempty" json:"memory,omitempty"`
+}
+
+// Process is a server that the agent keeps running.
+type Process struct {
+	Name    string   `yaml:"name" json:"name"`
+	User    string   `yaml:"user,omitempty" json:"user,omitempty"` // default the role's user; "root" needs a reason in a comment
+	Command []string `yaml:"command" json:"command"`               // templates that see StartValues; stays in the foreground
+	// Stop is the signal for a kind end when the broker restarts a server
+	// with its data; default TERM. A reset always uses KILL.
+	Stop string `yaml:"stop,omitempty" json:"stop,omitempty"`
+}
+
+// Program is something that runs and ends.
+type Program struct {
+	User    string   `yaml:"user,omitempty" json:"user,omitempty"` // default the role's user
+	Command []string `yaml:"command" json:"command"`               // not a template: no secret can get into argv
+	// Env and Stdin are templates.
+	Env   map[string]string `yaml:"env,omitempty" json:"env,omitempty"`
+	Stdin string            `yaml:"stdin,omitempty" json:"stdin,omitempty"`
+	// TimeoutSeconds bounds a run; default 30.
+	TimeoutSeconds int `yaml:"timeout_seconds,omitempty" json:"timeout_seconds,omitempty"`
+}
+
+// Endpoint is a port of the leader that tenants reach. The agent copies bytes
+// between the published address and Port on the member's 127.0.0.1.
+type Endpoint struct {
+	Name string `yaml:"name" json:"name"` // [a-z][a-z0-9_]{0,15}
+	Port int    `yaml:"port,omitempty" json:"port,omitempty"`
+	// Count (at most 64) publishes that many ports in a row, one to one: inside and outside
+	// have the same numbers, chosen by the back end, and Port is not given
+	// (passive FTP).
+	Count int `yaml:"count,omitempty" json:"count,omitempty"`
+}
+
+// StartValues are what templates of Files and Process.Command may use, for
+// example {{.memory_mib}}:
+//
+//	member      this member's name in the group, "<role>-<n>", n from 0
+//	memory_mib  memory limit in MiB
+//	cpu         CPU limit in cores, rounded up
+//	disk_mib    size of the disk in MiB
+//	host        advertised host of the group as an IP address
+//	ports       map: endpoint name → first published port
+//	last_ports  map: endpoint name → last published port
+//	peers       map: role → member names, whose addresses are in /etc/hosts
+//	environment map: the definition's environment
+var StartValues = []string{"member", "memory_mib", "cpu", "disk_mib", "host", "ports", "last_ports", "peers", "environment"}
+
+// HookValues are what templates of Provision, Bind and Unbind may use:
+//
+//	instance    instance id
+//	binding     binding id ("" for Provision)
+//	username    the binding's login, [a-z][a-z0-9]{15}
+//	password    its password, [A-Za-z0-9]{32}; Unbind gets a new one that nobody learns
+//	number      a number from 1 to 50000 that is unique among the bindings of the instance
+//	parameters  the validated parameters of this call, an object; missing keys are errors: use {{with index .parameters "key"}}
+//	host, ports as above
+var HookValues = []string{"instance", "binding", "username", "password", "number", "parameters", "host", "ports"}
+
+// CredentialValues are what templates of Credentials may use: those of
+// HookValues, with host as the advertised host name.
+var CredentialValues = HookValues
+
+// Offering is what the catalog shows of a recipe. Field names follow OSB.
+type Offering struct {
+	ID          string         `yaml:"id" json:"id"`
+	Description string         `yaml:"description" json:"description"`
+	Tags        []string       `yaml:"tags,omitempty" json:"tags,omitempty"`
+	Requires    []string       `yaml:"requires,omitempty" json:"requires,omitempty"`
+	Metadata    map[string]any `yaml:"metadata,omitempty" json:"metadata,omitempty"`
+	Plans       []Plan         `yaml:"plans" json:"plans"`
+	// ProvisionSchema and BindSchema are JSON schemas (2020-12 or draft-07,
+	// "$schema" required) for the parameters; none means that only an empty
+	// object is accepted.
+	ProvisionSchema map[string]any `yaml:"provision_schema,omitempty" json:"provision_schema,omitempty"`
+	BindSchema      map[string]any `yaml:"bind_schema,omitempty" json:"bind_schema,omitempty"`
+}
+
+// Plan is a service plan: sizes for each role.
+type Plan struct {
+	ID          string          `yaml:"id" json:"id"`
+	Name        string          `yaml:"name" json:"name"`
+	Description string          `yaml:"description" json:"description"`
+	Free        *bool           `yaml:"free,omitempty" json:"free,omitempty"` // default true, as in OSB
+	Metadata    map[string]any  `yaml:"metadata,omitempty" json:"metadata,omitempty"`
+	Members     map[string]Size `yaml:"members" json:"members"` // by role; every role must be there
+	// Environment is added to the recipe's.
+	Environment map[string]string `yaml:"environment,omitempty" json:"environment,omitempty"`
+}
+
+// Size is how many members of a role there are and what each may use.
+type Size struct {
+	Count  int     `yaml:"count,omitempty" json:"count"` // default 1
+	CPU    float64 `yaml:"cpu" json:"cpu"`               // cores
+	Memory Bytes   `yaml:"memory" json:"memory"`         // "256MiB"
+	Disk   Bytes   `yaml:"disk" json:"disk"`             // "1GiB", at least 32 MiB
+}
+
+// Program returns the recipe's program for an instance or a binding, which is
+// "provision", "bind" or "unbind"; nil where the recipe has none.
+func (r Recipe) Program(which string) (*Program, error) {
+	switch which {
+	case "provision":
+		return r.Provision, nil
+	case "bind":
+		return r.Bind, nil
+	case "unbind":
+		return r.Unbind, nil
+	}
+	return nil, fmt.Errorf("no recipe has a program %q", which)
+}
+
+// CanonicalJSON is the form of a recipe that goes into a definition: what
+// changes how members live, without what only the catalog shows.
+func (r Recipe) CanonicalJSON() (json.RawMessage, error) { return json.Marshal(r) }
