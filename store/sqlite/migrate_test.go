@@ -1,0 +1,108 @@
+package sqlite
+
+import (
+	"database/sql"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+func TestRefusesNewerSchema(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec("INSERT INTO schema_version VALUES (999)"); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	if _, err := Open(t.Context(), path); err == nil || !strings.Contains(err.Error(), "version 999") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestMigrationIsAllOrNothing(t *testing.T) {
+	db, err := sql.Open("sqlite", filepath.Join(t.TempDir(), "x.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	c, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := migrate(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	bad := migration{version: 2, sql: "CREATE TABLE half (a); CREATE TABLE groups (again);"}
+	if err := bad.apply(t.Context(), c); err == nil {
+		t.Fatal("applied")
+	}
+	var n int
+	if err := c.QueryRowContext(t.Context(), "SELECT count(*) FROM sqlite_master WHERE name = 'half'").Scan(&n); err != nil || n != 0 {
+		t.Errorf("half of a migration stayed: %d, %v", n, err)
+	}
+}
+
+func TestMigrationsAreNumbered(t *testing.T) {
+	for _, files := range [][]string{{"migrations/0002_x.sql"}, {"migrations/x.sql"}, {"migrations/0001_a.sql", "migrations/0001_b.sql"}} {
+		fsys := fstest.MapFS{}
+		for _, f := range files {
+			fsys[f] = &fstest.MapFile{}
+		}
+		if _, err := readMigrations(fsys); err == nil {
+			t.Errorf("%v accepted", files)
+		}
+	}
+}
+
+// TestLookupsUseIndexes: what requests read must stay flat.
+func TestLookupsUseIndexes(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	c := <-s.readers
+	defer func() { s.readers <- c }()
+	for query, index := range map[string]string{
+		groups.get:    "sqlite_autoindex_groups_1",
+		instances.get: "sqlite_autoindex_instances_1",
+		"SELECT body FROM groups WHERE fingerprint = ? AND state = 'warm' ORDER BY since, id LIMIT 1":                  "groups_warm",
+		"SELECT body FROM groups WHERE fingerprint = ? ORDER BY created, id":                                           "groups_age",
+		"SELECT state, n FROM group_counts WHERE fingerprint = ? AND n > 0":                                            "PRIMARY KEY",
+		"SELECT body FROM instances WHERE " + waiting + " ORDER BY created, id LIMIT ?":                                "instances_waiting",
+		"SELECT count(*) FROM instances WHERE " + waiting:                                                              "instances_waiting",
+		"SELECT body FROM instances WHERE state = ? AND state <> 'ready' ORDER BY created, id":                         "instances_unready",
+		"SELECT body FROM bindings WHERE instance_id = ? ORDER BY created, id":                                         "bindings_instance",
+		"SELECT body FROM operations WHERE instance_id = ? AND binding_id = ? ORDER BY started DESC, seq DESC LIMIT 1": "operations_subject",
+		"SELECT body FROM operations WHERE state = 'in progress' ORDER BY started, seq":                                "operations_running",
+		"DELETE FROM operations WHERE state <> 'in progress' AND finished < ?":                                         "operations_finished",
+	} {
+		rows, err := c.c.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var plan string
+		for rows.Next() {
+			var a, b, n int
+			var line string
+			if err := rows.Scan(&a, &b, &n, &line); err != nil {
+				t.Fatal(err)
+			}
+			plan += line + "; "
+		}
+		rows.Close()
+		if !strings.Contains(plan, index) || strings.Contains(plan, "SCAN groups;") || strings.Contains(plan, "TEMP B-TREE") {
+			t.Errorf("%s\n plan: %s", query, plan)
+		}
+	}
+}
