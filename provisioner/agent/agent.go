@@ -1,0 +1,237 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options of an agent. The zero value of each but Dir is what a member needs.
+type Options struct {
+	Dir    string       // holds agent.sock and door.sock; made with mode 0700 when missing
+	Logger *slog.Logger // default: nothing is logged
+	// RunDir is where files "below /run" really go; default /run.
+	RunDir string
+	// ProbeEvery is the time between two runs of Ready while all is well; default 10 s.
+	ProbeEvery time.Duration
+	// StopTimeout bounds the kind end of the processes when the agent is told
+	// to end; default 8 s, less than what runtimes grant before they kill.
+	StopTimeout time.Duration
+	// DoorLimit bounds the connections of one door; more are reset at once.
+	// Default 4096.
+	DoorLimit int
+	// AllowInside serves peers of the agent's own PID namespace too: for an
+	// agent that runs without a namespace of its own (tests).
+	AllowInside bool
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.RunDir == "" {
+		o.RunDir = "/run"
+	}
+	if o.ProbeEvery <= 0 {
+		o.ProbeEvery = 10 * time.Second
+	}
+	if o.StopTimeout <= 0 {
+		o.StopTimeout = 8 * time.Second
+	}
+	if o.DoorLimit <= 0 {
+		o.DoorLimit = 4096
+	}
+	return o
+}
+
+// Agent keeps the processes of one generation. All methods may be called
+// concurrently. Start and Wipe exclude each other; a Wipe ends a Start that is
+// under way.
+type Agent struct {
+	opts   Options
+	log    *slog.Logger
+	reaper *reaper
+	doors  *doors
+	ring   *ring
+
+	exclusive chan struct{} // holds one token while Start or Wipe works
+
+	mu         sync.Mutex
+	phase      Phase
+	reason     string
+	number     int // of the generation
+	generation *generation
+	wiping     int  // wipes that wait or work: no Start begins
+	unclean    bool // the last wipe failed: no Start before one that succeeds
+
+	ownSockets map[uint64]bool // inodes of the agent's listeners, not part of a baseline
+}
+
+// New makes an agent that is not served yet; Run must be called for it to work.
+func New(opts Options) *Agent {
+	opts = opts.withDefaults()
+	return &Agent{
+		opts: opts, log: opts.Logger,
+		reaper:     newReaper(),
+		doors:      newDoors(opts.Logger, opts.DoorLimit),
+		ring:       newRing(256 << 10),
+		exclusive:  make(chan struct{}, 1),
+		phase:      Idle,
+		ownSockets: map[uint64]bool{},
+	}
+}
+
+// Run reaps the ended processes until ctx ends; then it stops the processes
+// kindly and returns when all are gone. Whoever serves Handler on a listener of
+// its own calls it beside that; Serve does.
+func (a *Agent) Run(ctx context.Context) error {
+	reaping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() { defer close(done); a.reaper.run(reaping) }()
+	<-ctx.Done()
+	a.shutdown()
+	stop()
+	<-done
+	return nil
+}
+
+// Serve is the agent as it runs in a member: it serves agent.sock and door.sock
+// in opts.Dir until ctx ends or SIGTERM arrives, then stops the processes and
+// returns nil.
+func Serve(ctx context.Context, opts Options) error {
+	a := New(opts)
+	if err := harden(); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+
+	api, err := listenUnix(opts.Dir, "agent.sock", unix.SOCK_STREAM)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	door, err := listenUnix(opts.Dir, "door.sock", unix.SOCK_SEQPACKET)
+	if err != nil {
+		return err
+	}
+	defer door.Close()
+	a.ownSockets[api.inode], a.ownSockets[door.inode] = true, true
+
+	server := &http.Server{
+		Handler:           a.Handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       30 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
+	}
+	var wg sync.WaitGroup
+	failed := make(chan error, 2)
+	wg.Go(func() { failed <- server.Serve(&outsideListener{Listener: api, agent: a}) })
+	wg.Go(func() { failed <- a.serveDoorSocket(door.UnixListener) })
+
+	running, cancel := context.WithCancel(ctx)
+	wg.Go(func() { _ = a.Run(running) })
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-failed:
+		err = fmt.Errorf("serve agent: %w", err)
+	}
+	cancel()
+	_ = server.Close()
+	_ = door.UnixListener.Close()
+	wg.Wait()
+	return err
+}
+
+// harden makes the agent's memory unreadable for the processes of the member
+// and, as PID 1, keeps it small and deaf to signals that would end it.
+func harden() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("set non-dumpable: %w", err)
+	}
+	if !isInit() {
+		return nil
+	}
+	signal.Ignore(syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2,
+		syscall.SIGALRM, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU)
+	syscall.Umask(0o022)
+	debug.SetGCPercent(50)
+	runtime.GOMAXPROCS(min(2, runtime.GOMAXPROCS(0)))
+	spareThreads(8)
+	return nil
+}
+
+// spareThreads makes the runtime have n threads more than it needs now. It never
+// gives them back, and it dies when it needs one that it cannot get: a member
+// that forks up to its limit of processes must not bring the agent to that.
+func spareThreads(n int) {
+	var begun, ended sync.WaitGroup
+	begun.Add(n)
+	for range n {
+		ended.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			begun.Done()
+			begun.Wait()
+		})
+	}
+	ended.Wait()
+}
+
+// isInit says whether the agent is PID 1 of a namespace, so that everything
+// else in it is the agent's to kill. Nothing but this decides it.
+func isInit() bool { return os.Getpid() == 1 }
+
+// shutdown ends the generation kindly: each process gets its stop signal, and
+// after StopTimeout all are killed.
+func (a *Agent) shutdown() {
+	ctx, cancel := context.WithTimeout(context.Background(), a.opts.StopTimeout)
+	defer cancel()
+	a.mu.Lock()
+	a.wiping++ // for good: nothing begins any more
+	g := a.generation
+	a.mu.Unlock()
+	if g != nil {
+		g.cancel(errors.New("the agent ends"))
+		g.stop(ctx)
+	}
+	if _, err := a.wipe(context.Background()); err != nil {
+		a.log.Error("wipe at the end", "error", err)
+	}
+	if err := a.doors.replace(nil, nil); err != nil {
+		a.log.Error("drop doors", "error", err)
+	}
+}
+
+// State of the agent now.
+func (a *Agent) State() State {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := State{Version: Version, Generation: a.number, Phase: a.phase, Reason: a.reason, Doors: a.doors.state()}
+	if g := a.generation; g != nil {
+		var why string
+		s.Processes, why = g.state()
+		s.Healthy = a.phase == Running && why == ""
+		if s.Reason == "" {
+			s.Reason = why
+		}
+	}
+	return s
+}
+
+// Log is what the processes of this generation wrote lately.
+func (a *Agent) Log() []byte { return a.ring.bytes() }

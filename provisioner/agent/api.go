@@ -1,0 +1,129 @@
+// Package agent is PID 1 of every member, and the client that back ends speak
+// to it with.
+//
+// The agent does nothing on its own: it waits for Start, keeps the processes of
+// one generation running, runs programs, and opens or closes the doors, the
+// only way in for tenants. Wipe ends everything but the agent itself.
+//
+// The wire is HTTP/1.1 and JSON below /v1/. On one host it is a unix socket in
+// a directory only root may enter; the agent serves only peers that are outside
+// its own PID namespace (SO_PEERCRED shows pid 0), so that no process of the
+// member can give it orders.
+package agent
+
+import "time"
+
+// Version of the protocol.
+const Version = "v1"
+
+// Phase is what the agent is doing.
+type Phase string
+
+const (
+	Idle     Phase = "idle"     // nothing runs: new or wiped
+	Starting Phase = "starting" // Start is under way
+	Running  Phase = "running"  // processes are up and were ready once
+	Failed   Phase = "failed"   // Start or Wipe failed; nothing is kept running
+)
+
+// StartRequest begins a generation (POST /v1/start). Everything is rendered
+// already. The answer comes when the member serves or has failed.
+type StartRequest struct {
+	Generation     int               `json:"generation"`
+	User           string            `json:"user"` // for programs and processes that name nobody
+	Environment    map[string]string `json:"environment,omitempty"`
+	Files          map[string]string `json:"files,omitempty"` // path below /run → content
+	Prepare        *Program          `json:"prepare,omitempty"`
+	Processes      []Process         `json:"processes,omitempty"`
+	Ready          *Program          `json:"ready,omitempty"`
+	Ports          []int             `json:"ports,omitempty"` // must accept on 127.0.0.1 before Ready is asked
+	TimeoutSeconds int               `json:"timeout_seconds"` // for the whole start
+}
+
+// Process is a server to keep running.
+type Process struct {
+	Name    string   `json:"name"`
+	User    string   `json:"user,omitempty"`
+	Command []string `json:"command"`
+	Stop    string   `json:"stop,omitempty"`
+}
+
+// Program runs and ends (POST /v1/run takes one, answers Result). Its
+// environment is the generation's, Env, and MEMBER_SECRET.
+type Program struct {
+	User           string            `json:"user,omitempty"`
+	Command        []string          `json:"command"`
+	Env            map[string]string `json:"env,omitempty"`
+	Stdin          string            `json:"stdin,omitempty"`
+	TimeoutSeconds int               `json:"timeout_seconds,omitempty"` // default 30
+}
+
+// Result of a program. Output is bounded to 64 KiB each (the tail is kept).
+type Result struct {
+	ExitCode int    `json:"exit_code"` // -1 when it was killed or timed out
+	Stdout   string `json:"stdout,omitempty"`
+	Stderr   string `json:"stderr,omitempty"`
+}
+
+// State is the answer to GET /v1/state.
+type State struct {
+	Version    string         `json:"version"`
+	Generation int            `json:"generation"`
+	Phase      Phase          `json:"phase"`
+	Healthy    bool           `json:"healthy"`
+	Reason     string         `json:"reason,omitempty"`
+	Processes  []ProcessState `json:"processes,omitempty"`
+	Doors      []DoorState    `json:"doors,omitempty"`
+}
+
+// ProcessState is how a kept process is doing.
+type ProcessState struct {
+	Name      string    `json:"name"`
+	PID       int       `json:"pid"` // inside the member
+	Restarts  int       `json:"restarts"`
+	StartedAt time.Time `json:"started_at,omitzero"`
+}
+
+// DoorState is one listening socket the agent was given.
+type DoorState struct {
+	Name        string `json:"name"`
+	Port        int    `json:"port"`   // published
+	Target      int    `json:"target"` // on the member's 127.0.0.1
+	Open        bool   `json:"open"`
+	Connections int    `json:"connections"`
+}
+
+// CloseResult is the answer to POST /v1/doors/close.
+type CloseResult struct {
+	Connections int `json:"connections"` // that were ended
+}
+
+// Door is sent beside each file descriptor: a TCP socket that is bound to an
+// explicit port (the kernel drops one it chose itself; see BindDoor), becomes a
+// listener when the door is opened, and is a bound socket again that refuses
+// connections when it is closed. Descriptors travel over a second unix socket
+// ("door.sock", SOCK_SEQPACKET) as SCM_RIGHTS, one JSON array of Door a message,
+// in the order of the descriptors, at most 253; the answer is {"error": "…"} or
+// {}. New doors replace all old ones and are closed.
+type Door struct {
+	Name   string `json:"name"`
+	Port   int    `json:"port"`
+	Target int    `json:"target"`
+}
+
+// Baseline is what a member looks like from inside (GET /v1/baseline): the same
+// after every reset as when it was new. All lists are sorted and without
+// repetition.
+type Baseline struct {
+	Processes []string `json:"processes"` // "uid comm" of everything but the agent and programs that run just now
+	Listeners []string `json:"listeners"` // tcp, udp and unix sockets in the network namespace: "tcp 127.0.0.1:3306", "unix @name"
+	IPC       []string `json:"ipc"`       // SysV objects and POSIX message queues, by kind and owner: "shm 105"
+	Mounts    []string `json:"mounts"`    // "target fstype options"
+}
+
+// WipeResult is the answer to POST /v1/wipe: what was there and is gone.
+type WipeResult struct {
+	Killed      int      `json:"killed"`
+	Connections int      `json:"connections"`
+	IPC         []string `json:"ipc,omitempty"`
+}

@@ -1,0 +1,196 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const answerLimit = 8 << 20
+
+// Client speaks to one agent through its directory. It keeps no connection, so
+// there is nothing to close, and all methods may be called concurrently. An
+// answer that is no success is an *Error.
+type Client struct {
+	dir  string
+	http http.Client
+}
+
+// NewClient is for the agent that serves in dir.
+func NewClient(dir string) *Client {
+	c := &Client{dir: dir}
+	c.http.Transport = &http.Transport{
+		DisableKeepAlives:  true,
+		DisableCompression: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return c.dial(ctx, "unix", "agent.sock")
+		},
+	}
+	return c
+}
+
+// dial goes through an open directory: the path of a unix socket has 108 bytes.
+func (c *Client) dial(ctx context.Context, network, name string) (net.Conn, error) {
+	fd, err := unix.Open(c.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: c.dir, Err: err}
+	}
+	defer unix.Close(fd)
+	var d net.Dialer
+	return d.DialContext(ctx, network, procPath(fd, name))
+}
+
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	body, err := c.raw(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return fmt.Errorf("agent %s: decode answer: %w", path, err)
+	}
+	return nil
+}
+
+func (c *Client) raw(ctx context.Context, method, path string, in any) ([]byte, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("agent %s: encode request: %w", path, err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("agent %s: %w", path, err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
+	if err != nil {
+		return nil, fmt.Errorf("agent %s: read answer: %w", path, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var f failure
+		if json.Unmarshal(answer, &f) != nil || f.Error == "" {
+			f.Error = resp.Status
+		}
+		return nil, fmt.Errorf("agent %s: %w", path, &Error{Status: resp.StatusCode, Message: f.Error})
+	}
+	return answer, nil
+}
+
+// State asks how the member is.
+func (c *Client) State(ctx context.Context) (s State, err error) {
+	err = c.call(ctx, "GET", "/v1/state", nil, &s)
+	return s, err
+}
+
+// Start begins a generation and returns when the member serves.
+func (c *Client) Start(ctx context.Context, req StartRequest) error {
+	return c.call(ctx, "POST", "/v1/start", req, &struct{}{})
+}
+
+// Run runs a program; one that fails is a Result, not an error.
+func (c *Client) Run(ctx context.Context, p Program) (r Result, err error) {
+	err = c.call(ctx, "POST", "/v1/run", p, &r)
+	return r, err
+}
+
+// Wipe ends everything but the agent.
+func (c *Client) Wipe(ctx context.Context) (r WipeResult, err error) {
+	err = c.call(ctx, "POST", "/v1/wipe", struct{}{}, &r)
+	return r, err
+}
+
+// OpenDoors lets tenants in.
+func (c *Client) OpenDoors(ctx context.Context) error {
+	return c.call(ctx, "POST", "/v1/doors/open", struct{}{}, &struct{}{})
+}
+
+// CloseDoors ends every connection and refuses new ones.
+func (c *Client) CloseDoors(ctx context.Context) (r CloseResult, err error) {
+	err = c.call(ctx, "POST", "/v1/doors/close", struct{}{}, &r)
+	return r, err
+}
+
+// Baseline describes the member from inside.
+func (c *Client) Baseline(ctx context.Context) (b Baseline, err error) {
+	err = c.call(ctx, "GET", "/v1/baseline", nil, &b)
+	return b, err
+}
+
+// Log is what the processes wrote lately.
+func (c *Client) Log(ctx context.Context) ([]byte, error) {
+	return c.raw(ctx, "GET", "/v1/log", nil)
+}
+
+// SendDoors gives the agent bound TCP sockets, which replace all it has. The
+// files stay the caller's, who closes them.
+func (c *Client) SendDoors(ctx context.Context, list []Door, sockets []*os.File) error {
+	if len(list) != len(sockets) || len(list) > doorsLimit {
+		return invalid("send doors: %d doors, %d sockets, at most %d", len(list), len(sockets), doorsLimit)
+	}
+	body, err := json.Marshal(append([]Door{}, list...))
+	if err != nil {
+		return fmt.Errorf("send doors: %w", err)
+	}
+	conn, err := c.dial(ctx, "unixpacket", "door.sock")
+	if err != nil {
+		return fmt.Errorf("send doors: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	reply, err := exchange(conn.(*net.UnixConn), body, sockets)
+	if err != nil {
+		return fmt.Errorf("send doors: %w", errors.Join(ctx.Err(), err))
+	}
+	var f failure
+	if err := json.Unmarshal(reply, &f); err != nil {
+		return fmt.Errorf("send doors: decode answer: %w", err)
+	}
+	if f.Error != "" {
+		return fmt.Errorf("send doors: %w", &Error{Status: http.StatusBadRequest, Message: f.Error})
+	}
+	return nil
+}
+
+// exchange sends body with the sockets and reads one answer.
+func exchange(conn *net.UnixConn, body []byte, sockets []*os.File) ([]byte, error) {
+	fds := make([]int, 0, len(sockets))
+	for _, s := range sockets {
+		raw, err := s.SyscallConn() // not Fd(), which would make the socket blocking
+		if err != nil {
+			return nil, err
+		}
+		if err := raw.Control(func(fd uintptr) { fds = append(fds, int(fd)) }); err != nil {
+			return nil, err
+		}
+	}
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	if _, _, err := conn.WriteMsgUnix(body, rights, nil); err != nil {
+		return nil, err
+	}
+	reply := make([]byte, 16<<10)
+	n, err := conn.Read(reply)
+	if err == nil && n == 0 {
+		err = io.ErrUnexpectedEOF // the agent refused this peer
+	}
+	return reply[:n], err
+}

@@ -1,0 +1,197 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+var errNoStarts = errors.New("the member is being wiped")
+
+// reaper starts and reaps all processes. One lock covers starting, signalling
+// and reaping, so that no exit is lost and no signal meets a reused pid. As PID
+// 1 it reaps orphans too; elsewhere only its own children, so that it takes no
+// exit from others in the same program.
+type reaper struct {
+	mu       sync.Mutex
+	children map[int]*child
+	refusing bool // a wipe is under way: nothing starts
+}
+
+// child is a process the agent started itself.
+type child struct {
+	pid     int
+	program bool            // ends with all of its process group
+	done    chan struct{}   // closed when it has ended
+	status  unix.WaitStatus // to be read after done
+}
+
+func newReaper() *reaper { return &reaper{children: map[int]*child{}} }
+
+// start runs path. The child leads a session and a process group of its own.
+func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr, program bool) (*child, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refusing {
+		return nil, errNoStarts
+	}
+	pid, err := syscall.ForkExec(path, argv, attr)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", path, err)
+	}
+	c := &child{pid: pid, program: program, done: make(chan struct{})}
+	r.children[pid] = c
+	return c, nil
+}
+
+// signal sends to the child, or to its whole process group, unless it has ended.
+func (r *reaper) signal(c *child, sig syscall.Signal, group bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.children[c.pid] != c {
+		return
+	}
+	pid := c.pid
+	if group {
+		pid = -pid
+	}
+	_ = syscall.Kill(pid, sig)
+}
+
+// refuse makes start fail, or work again.
+func (r *reaper) refuse(refusing bool) {
+	r.mu.Lock()
+	r.refusing = refusing
+	r.mu.Unlock()
+}
+
+// run reaps until ctx ends.
+func (r *reaper) run(ctx context.Context) {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGCHLD)
+	defer signal.Stop(ended)
+	for {
+		for r.reap() == reapBatch {
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reapBatch bounds how long the lock is held: a member that forks without end
+// makes orphans as fast as they are reaped.
+const reapBatch = 32
+
+// reap takes the exits that are there now, at most a batch, and says how many.
+func (r *reaper) reap() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if isInit() {
+		for n := range reapBatch {
+			pid := exited(unix.P_ALL, 0)
+			if pid == 0 {
+				return n
+			}
+			r.collect(pid)
+		}
+		return reapBatch
+	}
+	n := 0
+	for pid := range r.children {
+		if n == reapBatch {
+			break
+		}
+		if exited(unix.P_PID, pid) == pid {
+			r.collect(pid)
+			n++
+		}
+	}
+	return n
+}
+
+// exited names a process that has ended and waits to be reaped, or 0. It stays
+// a zombie, so that its pid and process group cannot be reused yet.
+func exited(kind, id int) int {
+	for {
+		var info unix.Siginfo
+		err := unix.Waitid(kind, id, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0
+		}
+		// si_pid is the first member of the union behind signo, errno and code.
+		const offset = (3*4 + unsafe.Sizeof(uintptr(0)) - 1) &^ (unsafe.Sizeof(uintptr(0)) - 1)
+		return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), offset)))
+	}
+}
+
+func (r *reaper) collect(pid int) {
+	c := r.children[pid]
+	if c != nil && c.program {
+		_ = syscall.Kill(-pid, syscall.SIGKILL) // what it left behind in its group
+	}
+	var status unix.WaitStatus
+	for {
+		if _, err := unix.Wait4(pid, &status, 0, nil); err != unix.EINTR {
+			break
+		}
+	}
+	if c != nil {
+		delete(r.children, pid)
+		c.status = status
+		close(c.done)
+	}
+}
+
+// locked calls f while nothing starts and nothing is reaped, with the pids of
+// the programs that run: they lead the sessions of the same numbers.
+func (r *reaper) locked(f func(programs map[int]bool)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	programs := map[int]bool{}
+	for pid, c := range r.children {
+		if c.program {
+			programs[pid] = true
+		}
+	}
+	f(programs)
+}
+
+// killGroups kills the process groups of all own children and says how many
+// there are. It is what an agent does that is not PID 1.
+func (r *reaper) killGroups() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for pid := range r.children {
+		_ = syscall.Kill(-pid, syscall.SIGKILL)
+	}
+	return len(r.children)
+}
+
+// exitCode is -1 for a process that a signal ended.
+func (c *child) exitCode() int {
+	if c.status.Exited() {
+		return c.status.ExitStatus()
+	}
+	return -1
+}
+
+// ending says in words how the process ended.
+func (c *child) ending() string {
+	if c.status.Signaled() {
+		return "signal " + unix.SignalName(c.status.Signal())
+	}
+	return fmt.Sprintf("exit code %d", c.status.ExitStatus())
+}

@@ -1,0 +1,149 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/remuda/remuda/catalog"
+	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/agent"
+	"github.com/remuda/remuda/store"
+)
+
+// takeEndpoints binds fresh ports for every endpoint of the recipe.
+func (b *Backend) takeEndpoints(leader *member) (doors []agent.Door, files []*os.File, endpoints []store.Endpoint, err error) {
+	for _, e := range leader.rec.Definition.Recipe.Endpoints {
+		first, fs, err := b.ports.take(max(e.Count, 1))
+		if err != nil {
+			closeAll(files)
+			return nil, nil, nil, fmt.Errorf("address for endpoint %q: %w", e.Name, err)
+		}
+		files = append(files, fs...)
+		endpoints = append(endpoints, store.Endpoint{Name: e.Name, Host: b.opts.Publish.Host, Port: first, Count: e.Count})
+		doors = append(doors, doorsOf(e, first)...)
+	}
+	return doors, files, endpoints, nil
+}
+
+// doorsOf lists the doors of one endpoint: one to one where the recipe asks
+// for a row of ports, else to its port.
+func doorsOf(e catalog.Endpoint, first int) []agent.Door {
+	if e.Count == 0 {
+		return []agent.Door{{Name: e.Name, Port: first, Target: e.Port}}
+	}
+	var out []agent.Door
+	for port := first; port < first+e.Count; port++ {
+		out = append(out, agent.Door{Name: e.Name, Port: port, Target: port})
+	}
+	return out
+}
+
+func sendDoors(ctx context.Context, leader *member, doors []agent.Door, files []*os.File) error {
+	if len(doors) == 0 {
+		return nil
+	}
+	if err := leader.client.SendDoors(ctx, doors, files); err != nil {
+		return fmt.Errorf("give %s its addresses: %w", leader.id(), err)
+	}
+	return nil
+}
+
+// Publish implements provisioner.Tenancy. Doors the agent does not have, as
+// after its container was started anew, are bound again at the same ports.
+func (b *Backend) Publish(ctx context.Context, g provisioner.Group) error {
+	r, err := b.record(g.ID)
+	if err != nil {
+		return err
+	}
+	members, err := b.members(r)
+	if err != nil {
+		return err
+	}
+	leader, rec := members[0], r.snapshot()
+	state, err := leader.client.State(ctx)
+	if err != nil {
+		return fmt.Errorf("ask %s for its doors: %w", leader.id(), err)
+	}
+	if len(state.Doors) == 0 {
+		if err := b.bindAgain(ctx, leader, rec.Endpoints); err != nil {
+			return err
+		}
+	}
+	if err := leader.client.OpenDoors(ctx); err != nil {
+		return fmt.Errorf("open the doors of %s: %w", leader.id(), err)
+	}
+	b.prepareAhead(r, members)
+	return nil
+}
+
+func (b *Backend) bindAgain(ctx context.Context, leader *member, endpoints []store.Endpoint) error {
+	var doors []agent.Door
+	var files []*os.File
+	defer func() { closeAll(files) }()
+	for i, e := range leader.rec.Definition.Recipe.Endpoints {
+		if i >= len(endpoints) {
+			return fmt.Errorf("group %q has no address for endpoint %q", leader.rec.ID, e.Name)
+		}
+		fs, err := b.ports.takeAt(endpoints[i].Port, max(e.Count, 1))
+		if err != nil {
+			return err
+		}
+		files = append(files, fs...)
+		doors = append(doors, doorsOf(e, endpoints[i].Port)...)
+	}
+	return sendDoors(ctx, leader, doors, files)
+}
+
+// Cutoff implements provisioner.Tenancy. A leader whose agent does not close
+// the doors is killed: its connections end with it.
+func (b *Backend) Cutoff(ctx context.Context, id string) error {
+	r, err := b.record(id)
+	if err != nil {
+		return err
+	}
+	rec := r.snapshot()
+	leader := rec.Members[0]
+	if !leader.alive() {
+		return nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err = b.client(id, leader.Name).CloseDoors(bounded)
+	if err == nil {
+		return nil
+	}
+	b.opts.Logger.Warn("agent does not close its doors, killing it", "group", id, "error", err)
+	if kerr := killCgroup(b.cgroup(id, leader.Name), killBound); kerr != nil {
+		return errors.Join(err, kerr)
+	}
+	return nil
+}
+
+// Program implements provisioner.Tenancy.
+func (b *Backend) Program(ctx context.Context, g provisioner.Group, which string, values map[string]any) error {
+	r, err := b.record(g.ID)
+	if err != nil {
+		return err
+	}
+	members, err := b.members(r)
+	if err != nil {
+		return err
+	}
+	recipe := r.snapshot().Definition.Recipe
+	p, err := recipe.Program(which)
+	if err != nil || p == nil {
+		return err
+	}
+	leader := members[0]
+	rendered, err := agentProgram(*p, leader.Role.User, values)
+	if err != nil {
+		return err
+	}
+	if err := leader.runProgram(ctx, rendered); err != nil {
+		return fmt.Errorf("program %q of recipe %q in %s: %w", which, recipe.Name, leader.id(), err)
+	}
+	return nil
+}
