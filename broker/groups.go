@@ -1,0 +1,39 @@
+package broker
+
+import "context"
+
+// Groups is what the use cases need of the warm pool; provisioner.Pool is it.
+// All methods may be called concurrently.
+//
+// Who moves a group when: the use case claims a warm group, or releases a
+// claimed one, inside its own store transaction; the pool does all other steps.
+// When a group becomes warm while an instance of its definition waits
+// (store.Instances.Waiting), the pool's transaction makes the group claimed and
+// sets the instance's GroupID (its state stays creating), and the pool then
+// calls the function given to OnAssigned with the instance's id.
+type Groups interface {
+	// Fingerprint of the definition that new instances of the plan are made
+	// from, and the ceiling of its pool. ok is false for an unknown plan.
+	Fingerprint(offering, plan string) (fingerprint string, ceiling int, ok bool)
+	// Demand tells the pool that an instance was asked for: a hit was served by
+	// a warm group, a miss waits. It refills behind.
+	Demand(fingerprint string, hit bool)
+	// Publish opens the claimed group's endpoints. Repeating it is cheap.
+	Publish(ctx context.Context, groupID string) error
+	// Program runs "provision", "bind" or "unbind" of the group's own recipe
+	// with catalog.HookValues; the pool adds host and ports. Nothing happens
+	// where the recipe has no such program.
+	Program(ctx context.Context, groupID, which string, values map[string]any) error
+	// Credentials renders the recipe's credentials with catalog.CredentialValues;
+	// the pool adds host and ports.
+	Credentials(ctx context.Context, groupID string, values map[string]any) (map[string]any, error)
+	// Release cuts the tenant off, and returns when nothing of it gets in any
+	// more; the reset goes on behind. The group is already in state resetting,
+	// with the next generation, by the caller's transaction.
+	Release(ctx context.Context, groupID string) error
+	// OnAssigned sets the function to call when a waiting instance got a group.
+	OnAssigned(func(instanceID string))
+	// Trouble says in one sentence for an operator why no group of the
+	// definition could be made lately; "" when all is well.
+	Trouble(fingerprint string) string
+}

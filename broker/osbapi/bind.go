@@ -1,0 +1,98 @@
+package osbapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/remuda/remuda/broker"
+	"github.com/remuda/remuda/store"
+)
+
+// binding is the answer about a binding. brokerapi's has no endpoints.
+type binding struct {
+	Credentials json.RawMessage   `json:"credentials,omitempty"`
+	Endpoints   []bindingEndpoint `json:"endpoints,omitempty"`
+	Parameters  json.RawMessage   `json:"parameters,omitempty"` // when fetched
+}
+
+// bindingEndpoint is OSB's "Endpoint Object"; ports are strings, "443" or "9000-9010".
+type bindingEndpoint struct {
+	Host     string   `json:"host"`
+	Ports    []string `json:"ports"`
+	Protocol string   `json:"protocol"`
+}
+
+// bind is PUT /v2/service_instances/:instance_id/service_bindings/:binding_id.
+func (a *API) bind(c *call) (answer, error) {
+	if _, err := c.acceptsIncomplete(); err != nil {
+		return answer{}, err
+	}
+	body, err := c.body()
+	if err != nil {
+		return answer{}, err
+	}
+	r, err := bindRequest(body)
+	if err != nil {
+		return answer{}, err
+	}
+	r.InstanceID, r.BindingID = c.instance, c.binding
+	result, err := a.o.Broker.Bind(c.Context(), r)
+	if err != nil {
+		return answer{}, err
+	}
+	ans := answer{status: http.StatusOK, body: binding{Credentials: result.Credentials, Endpoints: endpoints(result.Endpoints)}}
+	if result.Created {
+		ans.status = http.StatusCreated
+	}
+	return ans, nil
+}
+
+func bindRequest(f fields) (r broker.BindRequest, err error) {
+	if f.has("predecessor_binding_id") {
+		return r, &broker.Error{Code: broker.Refused, Message: "Bindings of this plan cannot be rotated; create a new binding and delete the old one."}
+	}
+	if err = f.texts(map[string]*string{"service_id": &r.ServiceID, "plan_id": &r.PlanID}); err != nil {
+		return r, err
+	}
+	if err = f.objects(map[string]*json.RawMessage{"context": &r.Context, "parameters": &r.Parameters}); err != nil {
+		return r, err
+	}
+	if r.AppGUID, err = appGUID(f, "app_guid"); err != nil {
+		return r, err
+	}
+	resource, err := f.sub("bind_resource")
+	if err != nil {
+		return r, err
+	}
+	// app_guid itself is deprecated in favour of the resource's.
+	if guid, err := appGUID(resource, "bind_resource.app_guid"); err != nil {
+		return r, err
+	} else if guid != "" {
+		r.AppGUID = guid
+	}
+	return r, nil
+}
+
+// appGUID reads app_guid, which may be absent but not empty; called is its name
+// for the user.
+func appGUID(f fields, called string) (string, error) {
+	guid, err := f.text("app_guid")
+	if err != nil || guid == "" && f.has("app_guid") {
+		return "", invalid("%s must be a non-empty string.", called)
+	}
+	return guid, nil
+}
+
+func endpoints(of []store.Endpoint) []bindingEndpoint {
+	var list []bindingEndpoint
+	for _, e := range of {
+		ports := strconv.Itoa(e.Port)
+		if e.Count > 1 {
+			ports = fmt.Sprintf("%d-%d", e.Port, e.Port+e.Count-1)
+		}
+		list = append(list, bindingEndpoint{Host: e.Host, Ports: []string{ports}, Protocol: "tcp"})
+	}
+	return list
+}

@@ -1,0 +1,76 @@
+package osbapi
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/remuda/remuda/broker"
+)
+
+const (
+	requestIdentity     = "X-Broker-Api-Request-Identity" // in Go's canonical form
+	originatingIdentity = "X-Broker-Api-Originating-Identity"
+	apiVersion          = "X-Broker-Api-Version"
+)
+
+// minMinor is the oldest 2.x whose requests are understood.
+const minMinor = 11
+
+func checkHeaders(h http.Header) error {
+	if err := checkVersion(h.Get(apiVersion)); err != nil {
+		return err
+	}
+	if values := h.Values(originatingIdentity); len(values) > 0 {
+		return checkOriginatingIdentity(values[0])
+	}
+	return nil
+}
+
+// checkVersion is OSB, "API Version Header".
+func checkVersion(version string) error {
+	major, minor, ok := strings.Cut(version, ".")
+	_, majorOK := number(major)
+	m, minorOK := number(minor)
+	switch {
+	case version == "":
+		return &broker.Error{Code: versionUnsupported, Message: "The header X-Broker-API-Version is required. This broker supports 2.11 and later 2.x."}
+	case !ok || !majorOK || !minorOK || major != "2" || m < minMinor:
+		return &broker.Error{Code: versionUnsupported, Message: "The header X-Broker-API-Version must be 2.11 or a later 2.x."}
+	}
+	return nil
+}
+
+// number reads decimal digits and nothing else.
+func number(s string) (int, bool) {
+	if s == "" || strings.Trim(s, "0123456789") != "" {
+		return 0, false
+	}
+	n, err := strconv.Atoi(s)
+	return n, err == nil
+}
+
+// checkOriginatingIdentity is OSB, "Originating Identity": a platform, a space,
+// and a JSON object in Base64. The value is not used any further, and never
+// logged: it names a person.
+func checkOriginatingIdentity(header string) error {
+	malformed := invalid("The header X-Broker-API-Originating-Identity must be a platform, a space, and a JSON object in Base64.")
+	platform, value, ok := strings.Cut(strings.TrimSpace(header), " ")
+	if !ok || platform == "" {
+		return malformed
+	}
+	value = strings.TrimSpace(value)
+	plain, err := base64.StdEncoding.DecodeString(value)
+	if err != nil {
+		if plain, err = base64.RawStdEncoding.DecodeString(value); err != nil {
+			return malformed
+		}
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(plain, &object); err != nil || object == nil {
+		return malformed
+	}
+	return nil
+}

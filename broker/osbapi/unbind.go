@@ -1,0 +1,24 @@
+package osbapi
+
+import (
+	"net/http"
+
+	"github.com/pivotal-cf/brokerapi/v10/domain/apiresponses"
+
+	"github.com/remuda/remuda/broker"
+)
+
+// unbind is DELETE /v2/service_instances/:instance_id/service_bindings/:binding_id.
+func (a *API) unbind(c *call) (answer, error) {
+	if _, err := c.acceptsIncomplete(); err != nil {
+		return answer{}, err
+	}
+	serviceID, planID, err := c.plan()
+	if err != nil {
+		return answer{}, err
+	}
+	err = a.o.Broker.Unbind(c.Context(), broker.UnbindRequest{
+		InstanceID: c.instance, BindingID: c.binding, ServiceID: serviceID, PlanID: planID,
+	})
+	return answer{status: http.StatusOK, body: apiresponses.EmptyResponse{}}, err
+}

@@ -1,0 +1,120 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/remuda/remuda/store"
+)
+
+// pageSize is how many instances one transaction reads.
+const pageSize = 500
+
+// Recover queues what an earlier run left unfinished: bindings that are being
+// made (undone, because nobody learned their login) or deleted, instances that
+// got a group or whose address is not open yet. Run calls it.
+func (b *Broker) Recover(ctx context.Context) error {
+	if err := b.sweep(ctx); err != nil {
+		return err
+	}
+	for after := ""; ; {
+		var page []store.Instance
+		err := b.o.Store.View(ctx, func(tx store.Tx) (err error) {
+			page, err = tx.Instances().Page(after, pageSize)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("read instances: %w", err)
+		}
+		for _, inst := range page {
+			after = inst.ID
+			if inst.State == store.InstanceReady && !inst.Prepared {
+				b.queue.add(job{settleInstance, inst.ID})
+			}
+		}
+		if len(page) < pageSize {
+			return nil
+		}
+	}
+}
+
+// sweep queues everything that is half-done. What a call is just now working on
+// is among it: the lock tells them apart.
+func (b *Broker) sweep(ctx context.Context) error {
+	err := b.o.Store.View(ctx, func(tx store.Tx) error {
+		instances, err := tx.Instances().InState(store.InstanceCreating)
+		if err != nil {
+			return err
+		}
+		for _, inst := range instances {
+			if inst.GroupID != "" || now().Sub(inst.CreatedAt) > b.o.ProvisionTimeout {
+				b.queue.add(job{settleInstance, inst.ID})
+			}
+		}
+		for _, state := range []store.BindingState{store.BindingCreating, store.BindingDeleting} {
+			bindings, err := tx.Bindings().InState(state)
+			if err != nil {
+				return err
+			}
+			for _, r := range bindings {
+				b.queue.add(job{settleBinding, r.ID})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look for unfinished work: %w", err)
+	}
+	return nil
+}
+
+// settleBindingLocked ends a half-done binding.
+func (b *Broker) settleBindingLocked(ctx context.Context, id string) error {
+	var binding store.Binding
+	var inst store.Instance
+	err := b.o.Store.View(ctx, func(tx store.Tx) (err error) {
+		if binding, err = tx.Bindings().Get(id); err != nil {
+			return err
+		}
+		inst, err = tx.Instances().Get(binding.InstanceID)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	switch binding.State {
+	case store.BindingCreating:
+		return b.undoBinding(ctx, work{inst: inst, binding: binding}, "The broker was interrupted while it created the binding.")
+	case store.BindingDeleting:
+		return b.finishUnbind(ctx, binding)
+	}
+	return nil
+}
+
+// settleInstanceLocked finishes the creation of an instance that has a group,
+// or gives up on one that waited too long for it.
+func (b *Broker) settleInstanceLocked(ctx context.Context, id string) error {
+	inst, err := b.instance(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if inst.State == store.InstanceCreating && inst.GroupID == "" {
+		if now().Sub(inst.CreatedAt) <= b.o.ProvisionTimeout {
+			return nil
+		}
+		b.log.ErrorContext(ctx, "no group for an instance in time", "instance", id,
+			"fingerprint", inst.Fingerprint, "trouble", b.o.Groups.Trouble(inst.Fingerprint))
+		return b.failProvision(ctx, id, fmt.Sprintf("The service instance did not become ready within %s. Delete it and try again.", b.o.ProvisionTimeout))
+	}
+	return b.finishProvision(ctx, id)
+}
