@@ -1,0 +1,28 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/remuda/remuda/provisioner/agent"
+)
+
+// newAgent is the command that containers start as PID 1.
+func newAgent() *cobra.Command {
+	return &cobra.Command{
+		Use:    "agent",
+		Short:  "Run as the agent of a member (started inside containers, not by people)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			debug.SetGCPercent(50)
+			runtime.GOMAXPROCS(2)
+			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			return agent.Serve(cmd.Context(), agent.Options{Dir: "/remuda/run", Logger: log})
+		},
+	}
+}

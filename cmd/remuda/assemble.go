@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/remuda/remuda/catalog"
+	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/image"
+	"github.com/remuda/remuda/provisioner/local"
+	"github.com/remuda/remuda/store"
+	"github.com/remuda/remuda/store/sqlite"
+)
+
+// parts are what broker and maintenance commands are made of.
+type parts struct {
+	config  Config
+	recipes []catalog.Recipe
+	image   image.Image
+	store   store.Store
+	sealer  *store.Sealer
+	backend *local.Backend
+}
+
+// assemble reads the recipes and opens the store and the back end. It makes the
+// root file system when it is not there yet.
+func assemble(ctx context.Context, c Config, log *slog.Logger, progress io.Writer) (*parts, error) {
+	all, err := loadRecipes(c)
+	if err != nil {
+		return nil, err
+	}
+	p, err := openHost(ctx, c, log, progress)
+	if err != nil {
+		return nil, err
+	}
+	p.recipes = offered(c, all)
+	// One image serves all recipes, so that it stays the same when the
+	// operator changes what is offered.
+	if p.image, err = image.Ensure(ctx, image.OptionsFor(c.ImageDir, all, progress)); err != nil {
+		p.store.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// openHost opens what is on this host: store, keys, back end.
+func openHost(ctx context.Context, c Config, log *slog.Logger, progress io.Writer) (*parts, error) {
+	first, last, err := c.ports()
+	if err != nil {
+		return nil, err
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find own binary: %w", err)
+	}
+	p := &parts{config: c}
+	if err := local.Check(); err != nil {
+		return nil, err
+	}
+	if err := lockDown(c.StateDir); err != nil {
+		return nil, err
+	}
+	if p.store, err = sqlite.Open(ctx, databasePath(c)); err != nil {
+		return nil, err
+	}
+	p.store = withCrashPoints(p.store)
+	p.backend, err = local.New(local.Options{
+		StateDir: c.StateDir, ImageDir: c.ImageDir, Agent: binary, Logger: log, Progress: progress, Persisted: persisted,
+		Publish: local.Publish{Host: c.Publish.Host, Listen: c.Publish.Listen, FirstPort: first, LastPort: last},
+	})
+	if err != nil {
+		p.store.Close()
+		return nil, err
+	}
+	keyFile := c.SealKeyFile
+	if keyFile == "" {
+		keyFile = filepath.Join(c.StateDir, "seal.key")
+	}
+	keys, err := store.KeysFromFile(keyFile)
+	if err == nil {
+		p.sealer, err = store.NewSealer(keys...)
+	}
+	if err != nil {
+		p.store.Close()
+		return nil, fmt.Errorf("sealing keys: %w", err)
+	}
+	return p, nil
+}
+
+// loadRecipes reads the built-in recipes and the operator's own, and checks
+// that what the configuration names is there.
+func loadRecipes(c Config) ([]catalog.Recipe, error) {
+	folders := []fs.FS{catalog.BuiltinFiles()}
+	for _, dir := range c.Recipes {
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return nil, fmt.Errorf("configuration: recipes: %s is not a folder", dir)
+		}
+		folders = append(folders, os.DirFS(dir))
+	}
+	all, err := catalog.Load(folders...)
+	if err != nil {
+		return nil, err
+	}
+	var names, plans []string
+	for _, r := range all {
+		names = append(names, r.Name)
+		for _, p := range r.Offering.Plans {
+			plans = append(plans, r.Name+"/"+p.Name)
+		}
+	}
+	for name := range c.Pools {
+		if name != "default" && !slices.Contains(plans, name) {
+			return nil, fmt.Errorf("configuration: pools: there is no plan %q; there are %s", name, strings.Join(plans, ", "))
+		}
+	}
+	for _, name := range c.Offerings {
+		if !slices.Contains(names, name) {
+			return nil, fmt.Errorf("configuration: offerings: there is no recipe %q; there are %s", name, strings.Join(names, ", "))
+		}
+	}
+	return all, nil
+}
+
+// offered leaves those recipes that the configuration asks for.
+func offered(c Config, all []catalog.Recipe) []catalog.Recipe {
+	if len(c.Offerings) == 0 {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(r catalog.Recipe) bool { return !slices.Contains(c.Offerings, r.Name) })
+}
+
+// newPool makes the pool of all plans.
+func (p *parts) newPool(log *slog.Logger, metrics provisioner.Metrics) (*provisioner.Pool, error) {
+	limits := map[string]provisioner.Limits{}
+	var definitions []provisioner.Definition
+	for _, r := range p.recipes {
+		for _, plan := range r.Offering.Plans {
+			definitions = append(definitions, provisioner.NewDefinition(r, plan, p.image.Hash))
+			floor, ceiling, keep := p.config.poolLimits(r.Name + "/" + plan.Name)
+			limits[r.Name+"/"+plan.Name] = provisioner.Limits{Floor: floor, Ceiling: ceiling, Keep: keep}
+		}
+	}
+	return provisioner.New(provisioner.Options{
+		Store: p.store, Backend: p.backend, Definitions: definitions, Limits: limits,
+		Creates: p.config.Parallel.Creates, Resets: p.config.Parallel.Resets, Logger: log, Metrics: metrics,
+	})
+}
+
+// ready says whether the broker can serve: the store answers, the back end can
+// work, and the start-up comparison is done.
+func (p *parts) ready(pool *provisioner.Pool) error {
+	select {
+	case <-pool.Ready():
+	default:
+		return fmt.Errorf("the pool is still comparing the store with the host")
+	}
+	if err := p.store.View(context.Background(), func(store.Tx) error { return nil }); err != nil {
+		return err
+	}
+	return local.Check()
+}
+
+func cutAnyPrefix(s string, prefixes ...string) (string, bool) {
+	for _, p := range prefixes {
+		if rest, ok := strings.CutPrefix(s, p); ok {
+			return rest, true
+		}
+	}
+	return s, false
+}

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+)
+
+// Config is everything an operator can set. manifests/remuda.yaml shows every
+// key with its default and an explanation.
+type Config struct {
+	Listen       string          `yaml:"listen"`        // host:port of the API
+	Username     string          `yaml:"username"`      // of the platform
+	PasswordFile string          `yaml:"password_file"` // default <state_dir>/password, made with a random password
+	StateDir     string          `yaml:"state_dir"`
+	ImageDir     string          `yaml:"image_dir"`
+	DatabaseURL  string          `yaml:"database_url"` // "" is SQLite in the state folder
+	SealKeyFile  string          `yaml:"seal_key_file"`
+	Recipes      []string        `yaml:"recipes"`   // folders with the operator's own recipes
+	Offerings    []string        `yaml:"offerings"` // which to offer; empty is all
+	Publish      PublishConfig   `yaml:"publish"`
+	Pools        map[string]Pool `yaml:"pools"`
+	Parallel     Parallel        `yaml:"parallel"`
+	// OperationMemory is how long finished operations can be polled.
+	OperationMemory Duration `yaml:"operation_memory"`
+	// ProvisionTimeout is how long an instance waits for a group before its create fails.
+	ProvisionTimeout Duration `yaml:"provision_timeout"`
+	LogLevel         string   `yaml:"log_level"` // debug, info, warn or error
+
+	password string // from REMUDA_PASSWORD
+}
+
+// PublishConfig says where instances are reached.
+type PublishConfig struct {
+	Host   string `yaml:"host"`   // name or address that credentials carry
+	Listen string `yaml:"listen"` // IP address to listen on
+	Ports  string `yaml:"ports"`  // "first-last"
+}
+
+// Pool sizes the pool of one plan. Unset keys come from the entry "default".
+type Pool struct {
+	Floor   *int      `yaml:"floor"`   // groups kept warm at least; 0 is always cold
+	Ceiling *int      `yaml:"ceiling"` // groups at most, claimed ones included
+	Keep    *Duration `yaml:"keep"`    // how long a returned group stays warm above the target
+}
+
+// Parallel bounds background work on groups.
+type Parallel struct {
+	Creates int `yaml:"creates"`
+	Resets  int `yaml:"resets"`
+}
+
+// Duration is a time.Duration written like "90s" or "5m".
+type Duration time.Duration
+
+// UnmarshalYAML reads a Go duration.
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	v, err := time.ParseDuration(n.Value)
+	if err != nil {
+		return fmt.Errorf("line %d: %q is not a duration like 90s or 5m", n.Line, n.Value)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// DefaultConfig is what an empty file and an empty environment mean.
+func DefaultConfig() Config {
+	return Config{
+		Listen: "127.0.0.1:8080", Username: "remuda",
+		StateDir: "/var/lib/remuda", ImageDir: "/var/cache/remuda",
+		Publish:         PublishConfig{Host: "127.0.0.1", Ports: "20000-29999"},
+		Pools:           map[string]Pool{"default": {}},
+		Parallel:        Parallel{Creates: 2, Resets: 4},
+		OperationMemory: Duration(72 * time.Hour), ProvisionTimeout: Duration(10 * time.Minute),
+		LogLevel: "info",
+	}
+}
+
+// loadConfig reads the file that flag or environment name, then the
+// environment. It returns every fault at once.
+func loadConfig(cmd *cobra.Command) (Config, error) {
+	file, _ := cmd.Flags().GetString("config")
+	if file == "" {
+		file = os.Getenv("REMUDA_CONFIG")
+	}
+	c := DefaultConfig()
+	if file != "" {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return c, fmt.Errorf("read configuration: %w", err)
+		}
+		if err := c.decode(filepath.Base(file), b); err != nil {
+			return c, err
+		}
+	}
+	c.environment(os.Getenv)
+	return c, c.Validate()
+}
+
+// decode reads YAML strictly: an unknown key is a fault.
+func (c *Config) decode(name string, b []byte) error {
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	dec.KnownFields(true)
+	err := dec.Decode(c)
+	if err == nil {
+		if extra := dec.Decode(&struct{}{}); !errors.Is(extra, io.EOF) {
+			return fmt.Errorf("%s: only one YAML document is allowed", name)
+		}
+		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	var typed *yaml.TypeError
+	if !errors.As(err, &typed) {
+		return fmt.Errorf("%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	var errs []error
+	for _, e := range typed.Errors {
+		e = strings.ReplaceAll(strings.TrimPrefix(e, "line "), " in type main.", " in ")
+		errs = append(errs, fmt.Errorf("%s:%s", name, e))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) environment(get func(string) string) {
+	for name, field := range map[string]*string{
+		"REMUDA_LISTEN": &c.Listen, "REMUDA_USERNAME": &c.Username, "REMUDA_PASSWORD": &c.password,
+		"REMUDA_STATE_DIR": &c.StateDir, "REMUDA_IMAGE_DIR": &c.ImageDir, "REMUDA_DATABASE_URL": &c.DatabaseURL,
+	} {
+		if v := get(name); v != "" {
+			*field = v
+		}
+	}
+}
+
+// Validate returns all faults at once.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf("configuration: "+format, args...)) }
+	if _, port, err := net.SplitHostPort(c.Listen); err != nil {
+		fault("listen %q is not host:port", c.Listen)
+	} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		fault("listen %q has no port number", c.Listen)
+	}
+	if c.Username == "" || strings.ContainsAny(c.Username, ":\r\n") {
+		fault("username must not be empty nor hold a colon or a line break")
+	}
+	for name, dir := range map[string]string{"state_dir": c.StateDir, "image_dir": c.ImageDir} {
+		if !filepath.IsAbs(dir) {
+			fault("%s %q is not an absolute path", name, dir)
+		}
+	}
+	if _, _, err := c.ports(); err != nil {
+		fault("%v", err)
+	}
+	if c.Publish.Host == "" {
+		fault("publish.host must not be empty")
+	}
+	if c.Publish.Listen != "" && net.ParseIP(c.Publish.Listen) == nil {
+		fault("publish.listen %q is not an IP address", c.Publish.Listen)
+	}
+	if c.Parallel.Creates < 1 || c.Parallel.Resets < 1 {
+		fault("parallel.creates and parallel.resets must be at least 1")
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
+		fault("log_level %q is none of debug, info, warn, error", c.LogLevel)
+	}
+	if c.DatabaseURL != "" {
+		if u, err := url.Parse(c.DatabaseURL); err != nil || (u.Scheme != "sqlite" && u.Scheme != "file") {
+			fault("database_url must be sqlite:///path/to/file (PostgreSQL is not there yet)")
+		}
+	}
+	for name := range c.Pools {
+		floor, ceiling, keep := c.poolLimits(name)
+		if floor < 0 || ceiling < 1 || floor > ceiling || keep < 0 {
+			fault("pools.%s: floor %d, ceiling %d, keep %s do not fit: 0 ≤ floor ≤ ceiling, ceiling ≥ 1, keep ≥ 0", name, floor, ceiling, keep)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ports parses publish.ports.
+func (c *Config) ports() (first, last int, err error) {
+	a, b, ok := strings.Cut(c.Publish.Ports, "-")
+	first, err1 := strconv.Atoi(strings.TrimSpace(a))
+	last, err2 := strconv.Atoi(strings.TrimSpace(b))
+	if !ok || err1 != nil || err2 != nil || first < 1 || last > 65535 || first > last {
+		return 0, 0, fmt.Errorf("publish.ports %q is not a range like 20000-29999", c.Publish.Ports)
+	}
+	return first, last, nil
+}
+
+// poolLimits returns the limits of an "offering/plan", with what "default" and
+// the built-in defaults add.
+func (c *Config) poolLimits(name string) (floor, ceiling int, keep time.Duration) {
+	floor, ceiling, keep = 1, 20, 5*time.Minute
+	for _, p := range []Pool{c.Pools["default"], c.Pools[name]} {
+		if p.Ceiling != nil {
+			ceiling = *p.Ceiling
+		}
+		if p.Floor != nil {
+			floor = *p.Floor
+		}
+		if p.Keep != nil {
+			keep = time.Duration(*p.Keep)
+		}
+	}
+	return floor, ceiling, keep
+}
+
+// secret returns the platform's password: from the environment, else from its
+// file, which is made on first use (when create is true).
+func (c *Config) secret(create bool) (password, source string, err error) {
+	if c.password != "" {
+		return c.password, "REMUDA_PASSWORD", nil
+	}
+	file := c.PasswordFile
+	if file == "" {
+		file = filepath.Join(c.StateDir, "password")
+	}
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) && create {
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			return "", "", fmt.Errorf("make state folder: %w", err)
+		}
+		b = []byte(rand.Text() + "\n")
+		err = os.WriteFile(file, b, 0o600)
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("password file: %w", err)
+	}
+	password = strings.TrimSpace(string(b))
+	if password == "" {
+		return "", "", fmt.Errorf("password file %s is empty", file)
+	}
+	return password, file, nil
+}

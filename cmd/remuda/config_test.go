@@ -1,0 +1,83 @@
+package main
+
+import (
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The example must show every key with its default.
+func TestExampleIsTheDefault(t *testing.T) {
+	b, err := os.ReadFile("../../manifests/remuda.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := Config{}
+	if err := got.decode("remuda.yaml", b); err != nil {
+		t.Fatal(err)
+	}
+	want := DefaultConfig()
+	want.Recipes, want.Offerings = []string{}, []string{}
+	want.Pools = map[string]Pool{"default": {Floor: ptr(1), Ceiling: ptr(20), Keep: ptr(Duration(5 * time.Minute))}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("example is\n%+v, default is\n%+v", got, want)
+	}
+	for i := range reflect.TypeFor[Config]().NumField() {
+		key := reflect.TypeFor[Config]().Field(i).Tag.Get("yaml")
+		if key != "" && !strings.Contains(string(b), "\n"+key+":") {
+			t.Errorf("the example does not show %q", key)
+		}
+	}
+}
+
+func TestDecodeNamesEveryFaultWithItsLine(t *testing.T) {
+	c := DefaultConfig()
+	err := c.decode("x.yaml", []byte("listen: 1.2.3.4:5\nlissten: x\npublish: {hots: a}\nparallel: {creates: many}\n"))
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"x.yaml:2", "lissten", "x.yaml:3", "hots", "x.yaml:4"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %q", want, err)
+		}
+	}
+}
+
+func TestValidateNamesEveryFault(t *testing.T) {
+	c := DefaultConfig()
+	c.Listen, c.Username, c.StateDir, c.Publish.Ports = "nowhere", "a:b", "relative", "9-1"
+	c.Pools = map[string]Pool{"default": {}, "mysql/small": {Floor: ptr(9), Ceiling: ptr(3)}}
+	c.DatabaseURL = "postgres://x"
+	err := c.Validate()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"listen", "username", "state_dir", "publish.ports", "pools.mysql/small", "database_url"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %q", want, err)
+		}
+	}
+}
+
+func TestPoolLimits(t *testing.T) {
+	c := DefaultConfig()
+	c.Pools = map[string]Pool{"default": {Floor: ptr(2)}, "mysql/small": {Ceiling: ptr(7)}}
+	if floor, ceiling, keep := c.poolLimits("mysql/small"); floor != 2 || ceiling != 7 || keep != 5*time.Minute {
+		t.Errorf("got %d, %d, %s", floor, ceiling, keep)
+	}
+	if _, ceiling, _ := c.poolLimits("redis/small"); ceiling != 20 {
+		t.Errorf("default ceiling is %d", ceiling)
+	}
+}
+
+func FuzzDecodeConfig(f *testing.F) {
+	f.Add([]byte("listen: 127.0.0.1:1\npools: {default: {floor: 1, keep: 5m}}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := DefaultConfig()
+		if c.decode("x", b) == nil {
+			_ = c.Validate()
+		}
+	})
+}

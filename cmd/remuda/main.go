@@ -1,0 +1,70 @@
+// Command remuda is an Open Service Broker for middleware that hands out warm,
+// reusable container groups. It is one binary: the broker, the agent in every
+// member, and the tools for operators.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// version is set at build time.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main without the process: tests call it too.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "remuda: %v\nRun 'remuda help' for what there is.\n", err)
+		return 2
+	default:
+		fmt.Fprintf(stderr, "remuda: %v\n", err)
+		return 1
+	}
+}
+
+// usageError is a fault in the command line itself.
+type usageError struct{ error }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "remuda",
+		Short: "Open Service Broker with warm, reusable container groups",
+		Long: `remuda hands out real servers (MySQL, PostgreSQL, Redis, FTP, HTTP, and what you
+add with one YAML file) from warm container groups, through the Open Service
+Broker API, and wipes a group for the next tenant instead of making a new one.
+
+Settings come from a YAML file (--config or REMUDA_CONFIG; see
+manifests/remuda.yaml for every key) and from the environment, which wins:
+  REMUDA_LISTEN, REMUDA_USERNAME, REMUDA_PASSWORD, REMUDA_STATE_DIR,
+  REMUDA_IMAGE_DIR, REMUDA_DATABASE_URL, REMUDA_CONFIG`,
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().String("config", "", "YAML `file` with settings (default $REMUDA_CONFIG)")
+	root.AddCommand(newServe(), newAgent(), newPools(), newGroups(), newInstances(), newCheck())
+	return root
+}
