@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -117,6 +118,7 @@ func TestStartFails(t *testing.T) {
 	c := serveHere(t)
 	ready := shell("exit 1")
 	long := shell("sleep 100")
+	closed := freePort(t)
 	for name, tt := range map[string]struct {
 		req  StartRequest
 		want string
@@ -125,7 +127,7 @@ func TestStartFails(t *testing.T) {
 		"ready":   {StartRequest{Ready: &ready, TimeoutSeconds: 1}, "ready: exit code 1"},
 		"prepare": {StartRequest{Prepare: &ready}, "prepare: exit code 1"},
 		"slow":    {StartRequest{Prepare: &long, TimeoutSeconds: 1}, "timed out"},
-		"port":    {StartRequest{Ports: []int{freePort(t)}, TimeoutSeconds: 1}, "refused"},
+		"port":    {StartRequest{Ports: []int{closed}, TimeoutSeconds: 1}, fmt.Sprintf("port %d: dial", closed)},
 		"user":    {StartRequest{User: "nobody-at-all", Processes: []Process{{Name: "p", Command: []string{"sh"}}}}, "not in /etc/passwd"},
 		"program": {StartRequest{Processes: []Process{{Name: "p", Command: []string{"no-such-program"}}}}, "not in PATH"},
 	} {

@@ -93,6 +93,14 @@ type DoorState struct {
 	Connections int    `json:"connections"`
 }
 
+// OpenRequest opens the doors (POST /v1/doors/open).
+type OpenRequest struct {
+	// Poll lets DoorThread wait actively for a moment before it sleeps. Only
+	// where its processor time is not the member's: a member at its CPU limit
+	// would wait for its own door.
+	Poll bool `json:"poll,omitempty"`
+}
+
 // CloseResult is the answer to POST /v1/doors/close.
 type CloseResult struct {
 	Connections int `json:"connections"` // that were ended

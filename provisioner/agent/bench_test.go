@@ -53,7 +53,7 @@ func BenchmarkDoor(b *testing.B) {
 		doors, sockets = append(doors, Door{Name: fmt.Sprint(target), Port: port, Target: target}), append(sockets, s)
 	}
 	must(b, m.SendDoors(b.Context(), doors, sockets))
-	must(b, m.OpenDoors(b.Context()))
+	must(b, m.OpenDoors(b.Context(), OpenRequest{Poll: true}))
 
 	direct := func(port int) func(b *testing.B) net.Conn {
 		return func(b *testing.B) net.Conn { return dialIn(b, m.pid, port) }

@@ -116,8 +116,8 @@ func (c *Client) Wipe(ctx context.Context) (r WipeResult, err error) {
 }
 
 // OpenDoors lets tenants in.
-func (c *Client) OpenDoors(ctx context.Context) error {
-	return c.call(ctx, "POST", "/v1/doors/open", struct{}{}, &struct{}{})
+func (c *Client) OpenDoors(ctx context.Context, r OpenRequest) error {
+	return c.call(ctx, "POST", "/v1/doors/open", r, &struct{}{})
 }
 
 // CloseDoors ends every connection and refuses new ones.

@@ -35,7 +35,7 @@ type doors struct {
 
 	mu     sync.Mutex
 	list   []*door
-	relays *relays // while doors are open
+	relays *relays // while there are doors
 }
 
 type door struct {
@@ -61,13 +61,17 @@ type connection struct {
 func newDoors(log *slog.Logger, limit int) *doors { return &doors{log: log, limit: limit} }
 
 // replace closes and forgets all doors and takes new ones, closed. The sockets
-// are the doors' from here on, after an error too.
+// are the doors' from here on, after an error too. Without doors there is no
+// thread for them either.
 func (d *doors) replace(list []Door, sockets []*os.File) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	err := d.check(list, sockets)
 	if err == nil {
 		_, err = d.closeAll()
+	}
+	if err == nil {
+		err = d.keepRelays(len(list) > 0)
 	}
 	if err != nil {
 		for _, s := range sockets {
@@ -85,6 +89,20 @@ func (d *doors) replace(list []Door, sockets []*os.File) error {
 		d.list = append(d.list, &door{Door: spec, doors: d, socket: sockets[i]})
 	}
 	return nil
+}
+
+// keepRelays begins or ends the relays. The doors are closed.
+func (d *doors) keepRelays(wanted bool) (err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case wanted && d.relays == nil:
+		d.relays, err = newRelays(d.log)
+	case !wanted && d.relays != nil:
+		d.relays.end()
+		d.relays = nil
+	}
+	return err
 }
 
 // check refuses sockets that are not what their doors say.
@@ -107,21 +125,19 @@ func (d *doors) check(list []Door, sockets []*os.File) error {
 	return nil
 }
 
-// open makes every door listen. Doors that are open stay as they are.
-func (d *doors) open() error {
+// open makes every door listen. Doors that are open stay as they are. poll is
+// OpenRequest's.
+func (d *doors) open(poll bool) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.relays != nil {
+		d.relays.waiter.mayPoll.Store(poll)
+	}
 	for _, o := range d.list {
 		if o.listener != nil {
 			continue
-		}
-		if d.relays == nil {
-			var err error
-			if d.relays, err = newRelays(d.log); err != nil {
-				return fmt.Errorf("open doors: %w", err)
-			}
 		}
 		l, err := o.listen()
 		if err != nil {
@@ -163,7 +179,6 @@ func (d *doors) closeAll() (int, error) {
 		waits = append(waits, o.wg)
 	}
 	relays := d.relays
-	d.relays = nil
 	d.mu.Unlock()
 
 	done := make(chan struct{})

@@ -45,8 +45,8 @@ func TestDoorOpensAndCloses(t *testing.T) {
 	}
 	refused()
 	for round := range 20 {
-		must(t, c.OpenDoors(t.Context()))
-		must(t, c.OpenDoors(t.Context()))
+		must(t, c.OpenDoors(t.Context(), OpenRequest{}))
+		must(t, c.OpenDoors(t.Context(), OpenRequest{}))
 		var conns []net.Conn
 		for i := range 5 {
 			conn, err := net.Dial("tcp", address)
@@ -78,7 +78,7 @@ func TestDoorOpensAndCloses(t *testing.T) {
 			}
 		}
 	}
-	must(t, c.OpenDoors(t.Context()))
+	must(t, c.OpenDoors(t.Context(), OpenRequest{}))
 	conn, err := net.Dial("tcp", address)
 	must(t, err)
 	defer conn.Close()
@@ -89,7 +89,7 @@ func TestDoorOpensAndCloses(t *testing.T) {
 		t.Errorf("wipe %+v", w)
 	}
 	refused()
-	if err := c.OpenDoors(t.Context()); !errors.Is(err, ErrConflict) {
+	if err := c.OpenDoors(t.Context(), OpenRequest{}); !errors.Is(err, ErrConflict) {
 		t.Errorf("open doors of an idle member: %v", err)
 	}
 }
@@ -122,7 +122,7 @@ func roundTrip(t testing.TB, conn net.Conn, text string) {
 // relies on half-closed connections for the end.
 func TestDoorTransfers(t *testing.T) {
 	c, address, _ := behindDoor(t)
-	must(t, c.OpenDoors(t.Context()))
+	must(t, c.OpenDoors(t.Context(), OpenRequest{}))
 	for _, tt := range []struct{ conns, size int }{{200, 10_000}, {2, 64 << 20}} {
 		data := make([]byte, tt.size)
 		_, _ = rand.Read(data)
@@ -159,7 +159,7 @@ func TestDoorTransfers(t *testing.T) {
 func TestDoorWaitsForTarget(t *testing.T) {
 	c, address, target := behindDoor(t)
 	must(t, target.Close())
-	must(t, c.OpenDoors(t.Context()))
+	must(t, c.OpenDoors(t.Context(), OpenRequest{}))
 	conn, err := net.Dial("tcp", address)
 	must(t, err)
 	defer conn.Close()
@@ -209,7 +209,7 @@ func TestSendDoorsRefuses(t *testing.T) {
 
 func TestDoorLimit(t *testing.T) {
 	c, address, _ := behindDoor(t, func(o *Options) { o.DoorLimit = 3 })
-	must(t, c.OpenDoors(t.Context()))
+	must(t, c.OpenDoors(t.Context(), OpenRequest{}))
 	for i := range 5 {
 		conn, err := net.Dial("tcp", address)
 		if i >= 3 && errors.Is(err, syscall.ECONNRESET) {
@@ -230,7 +230,7 @@ func TestDoorLimit(t *testing.T) {
 // the buffer and by the pipe, and resets connections while it is there.
 func TestDoorBackpressure(t *testing.T) {
 	c, address, _ := behindDoor(t)
-	must(t, c.OpenDoors(t.Context()))
+	must(t, c.OpenDoors(t.Context(), OpenRequest{}))
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -287,7 +287,7 @@ func TestDoorDeliversTheRest(t *testing.T) {
 			_ = conn.Close()
 		}
 	}()
-	must(t, c.OpenDoors(t.Context()))
+	must(t, c.OpenDoors(t.Context(), OpenRequest{}))
 	for range 5 {
 		conn, err := net.Dial("tcp", address)
 		must(t, err)

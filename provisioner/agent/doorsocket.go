@@ -15,13 +15,13 @@ import (
 const doorMessageLimit = 128 << 10
 
 // OpenDoors lets tenants in. The member must be running.
-func (a *Agent) OpenDoors() error {
+func (a *Agent) OpenDoors(r OpenRequest) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.phase != Running {
 		return conflict("open doors: the agent is not running but %s", a.phase)
 	}
-	return a.doors.open()
+	return a.doors.open(r.Poll)
 }
 
 // CloseDoors ends every connection and refuses new ones.

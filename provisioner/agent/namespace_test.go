@@ -300,7 +300,7 @@ func TestMemberDoor(t *testing.T) {
 	}))
 	socket, port := boundSocket(t)
 	must(t, m.SendDoors(t.Context(), []Door{{Name: "d", Port: port, Target: 7000}}, []*os.File{socket}))
-	must(t, m.OpenDoors(t.Context()))
+	must(t, m.OpenDoors(t.Context(), OpenRequest{}))
 	conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
 	must(t, err)
 	defer conn.Close()

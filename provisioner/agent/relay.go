@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -22,14 +23,18 @@ const (
 // Small messages are read and written. As soon as a read fills the buffer the
 // bytes go through a pipe with splice(2), not through this process. A pipe
 // belongs to a connection only while it holds bytes of it.
+//
+// The thread is nobody else's and is called DoorThread, so that whoever limits
+// the member's processor time can leave it out.
 type relays struct {
-	log   *slog.Logger
-	epoll int
-	wake  int     // eventfd
-	pipes []*pipe // free ones
-	made  int     // pipes there are, free or not
-	buf   []byte
-	done  chan struct{}
+	log    *slog.Logger
+	epoll  int
+	wake   int // eventfd
+	waiter waiter
+	pipes  []*pipe // free ones
+	made   int     // pipes there are, free or not
+	buf    []byte
+	done   chan struct{}
 
 	mu     sync.Mutex
 	orders []func() // run on the loop's thread
@@ -60,7 +65,7 @@ type flow struct {
 }
 
 func newRelays(log *slog.Logger) (*relays, error) {
-	r := &relays{log: log, buf: make([]byte, relayBuffer), done: make(chan struct{}), pairs: map[uint32]*pair{}}
+	r := &relays{log: log, done: make(chan struct{}), pairs: map[uint32]*pair{}}
 	var err error
 	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("make relays: %w", err)
@@ -73,7 +78,9 @@ func newRelays(log *slog.Logger) (*relays, error) {
 		r.closeAll()
 		return nil, fmt.Errorf("make relays: %w", err)
 	}
-	go r.run()
+	named := make(chan struct{})
+	go r.run(named)
+	<-named
 	return r, nil
 }
 
@@ -97,18 +104,30 @@ func (r *relays) add(client, server int, over func()) {
 	}
 }
 
-// abort ends all connections with a reset, and then the thread, and returns
-// when that is done.
+// abort ends all connections with a reset, and returns when that is done.
 func (r *relays) abort() {
+	dropped := make(chan struct{})
+	if !r.do(func() { r.dropAll(); close(dropped) }) {
+		<-r.done
+		return
+	}
+	<-dropped
+}
+
+// end ends the thread too.
+func (r *relays) end() {
 	r.do(func() { r.stop = true })
 	<-r.done
 }
 
-func (r *relays) run() {
+func (r *relays) run(named chan<- struct{}) {
 	defer close(r.done)
+	runtime.LockOSThread() // and never unlocked: the thread ends with this function
+	nameThread()
+	close(named)
 	events := make([]unix.EpollEvent, 64)
 	for !r.stop {
-		n, err := unix.EpollWait(r.epoll, events, -1)
+		n, err := r.waiter.wait(r.epoll, events)
 		if err != nil && err != unix.EINTR {
 			r.log.Error("relays end", "error", err)
 			break
@@ -127,10 +146,14 @@ func (r *relays) run() {
 	r.ended = true
 	r.mu.Unlock()
 	r.obey()
+	r.dropAll()
+	r.closeAll()
+}
+
+func (r *relays) dropAll() {
 	for _, p := range r.pairs {
 		r.drop(p, true)
 	}
-	r.closeAll()
 }
 
 func (r *relays) closeAll() {
@@ -154,6 +177,9 @@ func (r *relays) obey() {
 }
 
 func (r *relays) begin(p *pair) {
+	if r.buf == nil { // a group that nobody uses needs none
+		r.buf = make([]byte, relayBuffer)
+	}
 	for r.next++; r.pairs[r.next&0x7fffffff] != nil; r.next++ {
 	}
 	p.id = r.next & 0x7fffffff

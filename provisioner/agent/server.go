@@ -57,9 +57,9 @@ func (a *Agent) Handler() http.Handler {
 		answer(w, result, err)
 	})
 	mux.HandleFunc("POST /v1/doors/open", func(w http.ResponseWriter, r *http.Request) {
-		_, err := decode[struct{}](w, r)
+		req, err := decode[OpenRequest](w, r)
 		if err == nil {
-			err = a.OpenDoors()
+			err = a.OpenDoors(req)
 		}
 		answer(w, struct{}{}, err)
 	})

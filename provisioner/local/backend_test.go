@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,6 +18,7 @@ import (
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/backendtest"
 )
 
@@ -200,4 +203,55 @@ func fileHas(path string, text []byte) (bool, error) {
 			kept = copy(buf, tail)
 		}
 	}
+}
+
+// The CPU limit is for the servers: what the doors copy does not count.
+func TestDoorsAreOutsideTheCPULimit(t *testing.T) {
+	b := newBackend(t)
+	recipes, err := catalog.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := provisioner.NewDefinition(recipe(t, "redis"), recipe(t, "redis").Offering.Plans[0], backendtest.Image(t, recipes...))
+	g := provisioner.Group{ID: "doors", Generation: 1, Definition: d}
+	defer b.Close(t.Context(), g.ID)
+	o, err := b.Create(t.Context(), g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Publish(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	pid := o.Members[0].PID
+	door, err := findThread(pid, agent.DoorThread)
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers, doors := b.cgroup(g.ID, "server-0"), "/"+b.cgroupParent()
+	if unified() {
+		servers, doors = limited(servers), servers
+	}
+	if of := cpuCgroup(t, pid, door); !strings.HasSuffix(of, doors) {
+		t.Errorf("the doors' thread is in the cgroup %s", of)
+	}
+	if of := cpuCgroup(t, pid, strconv.Itoa(pid)); !strings.HasSuffix(of, servers) {
+		t.Errorf("the agent is in the cgroup %s", of)
+	}
+}
+
+// cpuCgroup is the cgroup that limits the processor time of a thread.
+func cpuCgroup(t *testing.T, pid int, tid string) string {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/cgroup", pid, tid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if unified() || slices.Contains(strings.Split(f[1], ","), "cpu") {
+			return f[2]
+		}
+	}
+	t.Fatalf("thread %s has no cgroup for its processor time: %s", tid, text)
+	return ""
 }

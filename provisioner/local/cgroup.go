@@ -37,6 +37,14 @@ func hierarchies() []string {
 	return out
 }
 
+// within is where the cgroup is in every hierarchy.
+func within(cgroup string) (dirs []string) {
+	for _, h := range hierarchies() {
+		dirs = append(dirs, filepath.Join(h, cgroup))
+	}
+	return dirs
+}
+
 // cgroupProcs lists the processes in a cgroup; none when it does not exist.
 func cgroupProcs(cgroup string) ([]int, error) {
 	dir := cgroupRoot
@@ -61,31 +69,6 @@ func cgroupProcs(cgroup string) ([]int, error) {
 	return pids, nil
 }
 
-const cpuPeriod = 100_000 // microseconds, the kernel's default
-
-// setCPU limits a cgroup to that many cores; 0 lifts the limit.
-func setCPU(cgroup string, cores float64) error {
-	quota := int64(cores * cpuPeriod)
-	if unified() {
-		v := "max"
-		if cores > 0 {
-			v = strconv.FormatInt(quota, 10)
-		}
-		return writeCgroup(filepath.Join(cgroupRoot, cgroup, "cpu.max"), v+" "+strconv.Itoa(cpuPeriod))
-	}
-	if cores == 0 {
-		quota = -1
-	}
-	return writeCgroup(filepath.Join(cgroupRoot, "cpu", cgroup, "cpu.cfs_quota_us"), strconv.FormatInt(quota, 10))
-}
-
-func writeCgroup(file, value string) error {
-	if err := os.WriteFile(file, []byte(value), 0); err != nil {
-		return fmt.Errorf("set CPU limit: %w", err)
-	}
-	return nil
-}
-
 // killCgroup kills what is in a cgroup and waits until nothing is.
 func killCgroup(cgroup string, bound time.Duration) error {
 	for wait, end := time.Millisecond, time.Now().Add(bound); ; wait = min(2*wait, 50*time.Millisecond) {
@@ -106,8 +89,7 @@ func killCgroup(cgroup string, bound time.Duration) error {
 // removeCgroup removes an empty cgroup from every hierarchy.
 func removeCgroup(cgroup string) error {
 	var errs []error
-	for _, h := range hierarchies() {
-		dir := filepath.Join(h, cgroup)
+	for _, dir := range append(within(limited(cgroup)), within(cgroup)...) {
 		err := os.Remove(dir)
 		for i := 0; i < 20 && errors.Is(err, unix.EBUSY); i++ { // zombies leave a little later
 			time.Sleep(5 * time.Millisecond)

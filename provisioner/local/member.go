@@ -87,6 +87,9 @@ func (m *member) run(ctx context.Context, binds map[string]string) error {
 	if err != nil {
 		return err
 	}
+	if err := prepareCPU(m.cgroup(), pid); err != nil {
+		return err
+	}
 	if err := m.awaitAgent(ctx); err != nil {
 		return err
 	}

@@ -72,10 +72,23 @@ func (b *Backend) Publish(ctx context.Context, g provisioner.Group) error {
 			return err
 		}
 	}
-	if err := leader.client.OpenDoors(ctx); err != nil {
-		return fmt.Errorf("open the doors of %s: %w", leader.id(), err)
+	if len(rec.Endpoints) > 0 {
+		if err := leader.openDoors(ctx); err != nil {
+			return err
+		}
 	}
 	b.prepareAhead(r, members)
+	return nil
+}
+
+func (m *member) openDoors(ctx context.Context) error {
+	free := freeThread(m.cgroup(), m.record().PID, agent.DoorThread)
+	if free != nil {
+		m.b.opts.Logger.Warn("the doors' work counts against the member's CPU limit", "member", m.id(), "error", free)
+	}
+	if err := m.client.OpenDoors(ctx, agent.OpenRequest{Poll: free == nil}); err != nil {
+		return fmt.Errorf("open the doors of %s: %w", m.id(), err)
+	}
 	return nil
 }
 
