@@ -25,7 +25,7 @@ type PollResult struct {
 
 // LastOperation answers a poll (OSB, "Polling Last Operation"). Finished
 // operations are remembered for Options.OperationMemory; after that what exists
-// counts as successfully made.
+// counts as successfully made, as does an instance that was there at once.
 func (b *Broker) LastOperation(ctx context.Context, r PollRequest) (PollResult, error) {
 	if err := r.check(); err != nil {
 		return PollResult{}, err
@@ -36,10 +36,10 @@ func (b *Broker) LastOperation(ctx context.Context, r PollRequest) (PollResult, 
 	var op store.Operation
 	var exists bool
 	err := b.o.Store.View(ctx, func(tx store.Tx) (err error) {
-		if op, err = findOperation(tx, r); err != nil {
+		if exists, err = r.exists(tx); err != nil {
 			return err
 		}
-		exists, err = r.exists(tx)
+		op, err = findOperation(tx, r, exists)
 		return err
 	})
 	if err == nil {
@@ -48,8 +48,7 @@ func (b *Broker) LastOperation(ctx context.Context, r PollRequest) (PollResult, 
 	if err != nil {
 		return PollResult{}, failure(err, "The operation could not be looked up.")
 	}
-	deletion := op.Kind == store.OpDeprovision || op.Kind == store.OpUnbind
-	if r.Operation == "" && deletion && op.State == store.OpSucceeded && !exists {
+	if r.Operation == "" && deleted(op) {
 		return PollResult{}, refuse(Gone, "It is deleted.")
 	}
 	description := op.Description
@@ -59,9 +58,15 @@ func (b *Broker) LastOperation(ctx context.Context, r PollRequest) (PollResult, 
 	return PollResult{Kind: op.Kind, State: op.State, Description: description}, nil
 }
 
+// deleted says whether the operation was the end of what is polled.
+func deleted(op store.Operation) bool {
+	return (op.Kind == store.OpDeprovision || op.Kind == store.OpUnbind) && op.State == store.OpSucceeded
+}
+
 // findOperation returns the named operation, or the latest one. It must be one
-// of what is polled.
-func findOperation(tx store.Tx, r PollRequest) (op store.Operation, err error) {
+// of what is polled. A deletion is not the latest when what was deleted exists:
+// it was made anew since.
+func findOperation(tx store.Tx, r PollRequest, exists bool) (op store.Operation, err error) {
 	unknown := refuse(NotFound, "There is no such operation.")
 	if r.Operation != "" {
 		op, err = tx.Operations().Get(r.Operation)
@@ -70,7 +75,7 @@ func findOperation(tx store.Tx, r PollRequest) (op store.Operation, err error) {
 		}
 	} else {
 		op, err = tx.Operations().Latest(r.InstanceID, r.BindingID)
-		if errors.Is(err, store.ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) || err == nil && exists && deleted(op) {
 			return r.forgotten(tx)
 		}
 	}

@@ -54,26 +54,21 @@ func (b *Broker) ensurePrepared(ctx context.Context, inst store.Instance) error 
 
 // finishProvision prepares an instance that is creating and has a group, and
 // makes it ready. The caller holds the instance's lock. The instance may be
-// ready already, or be gone.
-func (b *Broker) finishProvision(ctx context.Context, id string) error {
-	inst, err := b.instance(ctx, id)
-	if errors.Is(err, store.ErrNotFound) || err == nil && inst.State == store.InstanceFailed {
+// ready already.
+func (b *Broker) finishProvision(ctx context.Context, inst store.Instance) error {
+	switch {
+	case inst.State == store.InstanceFailed:
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if inst.State == store.InstanceReady {
+	case inst.State == store.InstanceReady:
 		return b.ensurePrepared(ctx, inst)
-	}
-	if inst.GroupID == "" {
+	case inst.GroupID == "":
 		return nil // waits
 	}
 	if err := b.prepare(ctx, inst); err != nil {
 		return err
 	}
 	return b.o.Store.Update(ctx, func(tx store.Tx) error {
-		inst, err := tx.Instances().Get(id)
+		inst, err := tx.Instances().Get(inst.ID)
 		if err != nil {
 			return err
 		}
@@ -81,7 +76,7 @@ func (b *Broker) finishProvision(ctx context.Context, id string) error {
 		if err := tx.Instances().Put(inst); err != nil {
 			return err
 		}
-		return endOperation(tx, id, "", store.OpProvision, store.OpSucceeded, "")
+		return endOperation(tx, inst.ID, "", store.OpProvision, store.OpSucceeded, "")
 	})
 }
 

@@ -117,6 +117,7 @@ type claim struct {
 	old       *store.Instance // was there before
 	operation store.Operation // the latest of old, or the new one
 	group     string          // claimed now
+	made      store.Instance  // inst as it was stored
 }
 
 // claimGroup provisions without a hook: one transaction, and the address is
@@ -149,7 +150,7 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (
 	if c.group == "" {
 		return ProvisionResult{Operation: c.operation.ID}, nil
 	}
-	if err := b.finishProvision(ctx, r.InstanceID); err != nil {
+	if err := b.finishProvision(ctx, c.made); err != nil {
 		if seized(ctx) {
 			return ProvisionResult{}, errSeized
 		}
@@ -181,9 +182,6 @@ func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) 
 	switch {
 	case err == nil:
 		c.group, inst.GroupID, inst.State = group.ID, group.ID, state
-		if state == store.InstanceReady {
-			c.operation.State, c.operation.FinishedAt = store.OpSucceeded, t
-		}
 	case errors.Is(err, store.ErrNotFound):
 		if err := mayWait(tx, inst.Fingerprint, c.ceiling, r.AcceptsIncomplete); err != nil {
 			return err
@@ -192,8 +190,9 @@ func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) 
 	default:
 		return err
 	}
-	if err := tx.Instances().Put(inst); err != nil {
-		return err
+	c.made = inst
+	if err := tx.Instances().Put(inst); err != nil || inst.State == store.InstanceReady {
+		return err // nobody learns of an operation that ended before the answer
 	}
 	return tx.Operations().Put(c.operation)
 }

@@ -116,5 +116,5 @@ func (b *Broker) settleInstanceLocked(ctx context.Context, id string) error {
 			"fingerprint", inst.Fingerprint, "trouble", b.o.Groups.Trouble(inst.Fingerprint))
 		return b.failProvision(ctx, id, fmt.Sprintf("The service instance did not become ready within %s. Delete it and try again.", b.o.ProvisionTimeout))
 	}
-	return b.finishProvision(ctx, id)
+	return b.finishProvision(ctx, inst)
 }

@@ -76,9 +76,11 @@ func Open(ctx context.Context, path string) (_ *Store, err error) {
 }
 
 func (s *Store) openWriter(ctx context.Context, path string) (_ *conn, err error) {
+	// A small cache: SQLite goes through its whole table of pages at a commit, and
+	// what is not there the kernel has.
 	s.db, err = sql.Open("sqlite", dsn(path,
 		"journal_mode(wal)", "synchronous(full)", "temp_store(memory)", "foreign_keys(on)", "busy_timeout(10000)",
-		"cache_size(-65536)", "wal_autocheckpoint(4000)"))
+		"cache_size(-8192)", "wal_autocheckpoint(4000)"))
 	if err != nil {
 		return nil, err
 	}
