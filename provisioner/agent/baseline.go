@@ -56,16 +56,9 @@ func baselineProcesses(programs map[int]bool) ([]string, error) {
 }
 
 func (a *Agent) listeners() ([]string, error) {
-	out := []string{}
-	for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
-		data, err := os.ReadFile("/proc/self/net/" + name)
-		if os.IsNotExist(err) {
-			continue // no IPv6
-		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, parseInet(data, name)...)
+	out, err := inetListeners()
+	if err != nil {
+		return nil, err
 	}
 	data, err := os.ReadFile("/proc/self/net/unix")
 	if err != nil {

@@ -40,6 +40,7 @@ func FuzzProc(f *testing.F) {
 		parseStat(data)
 		parseMounts(data)
 		parseUnix(data, nil)
+		parseDiag(data)
 		for _, name := range []string{"tcp", "udp6"} {
 			parseInet(data, name)
 		}

@@ -1,10 +1,43 @@
 package agent
 
 import (
+	"net"
+	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
+
+// What the kernel says when it is asked is what stands in /proc.
+func TestListeners(t *testing.T) {
+	for _, address := range []string{"127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Log(err) // no IPv6, perhaps
+			continue
+		}
+		defer l.Close()
+		c, err := net.Dial("tcp", l.Addr().String())
+		must(t, err)
+		defer c.Close()
+	}
+	var want []string
+	for _, name := range []string{"tcp", "tcp6"} {
+		data, err := os.ReadFile("/proc/self/net/" + name)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		want = append(want, parseInet(data, name)...)
+	}
+	got, err := diagListeners()
+	must(t, err)
+	slices.Sort(got)
+	slices.Sort(want)
+	if len(got) < 2 || !slices.Equal(got, want) {
+		t.Errorf("listeners %q, want %q", got, want)
+	}
+}
 
 func TestParsers(t *testing.T) {
 	inet := `  sl  local_address rem_address   st tx_queue
