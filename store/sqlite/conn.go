@@ -25,6 +25,14 @@ func newConn(ctx context.Context, db *sql.DB) (*conn, error) {
 	return &conn{c: c, prepared: map[string]*sql.Stmt{}}, nil
 }
 
+// close gives the connection back to its pool, which otherwise could not close it.
+func (c *conn) close() {
+	for _, s := range c.prepared {
+		_ = s.Close()
+	}
+	_ = c.c.Close()
+}
+
 func (c *conn) prepare(query string) (*sql.Stmt, error) {
 	if s, ok := c.prepared[query]; ok {
 		return s, nil

@@ -149,7 +149,7 @@ func (s *Store) Close() error {
 		close(s.closing)
 		<-s.closed
 		for range cap(s.readers) {
-			<-s.readers // none is in use any more
+			(<-s.readers).close() // none is in use any more
 		}
 		s.err = s.release()
 	})

@@ -87,3 +87,24 @@ func TestRefusesWhatIsNoStore(t *testing.T) {
 		t.Error("opened where no directory is")
 	}
 }
+
+// A store that was closed is one file: nothing is left for the next to catch up with.
+func TestCloseLeavesOneFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := open(t, path)
+	err := s.Update(t.Context(), func(tx store.Tx) error { return tx.Definitions().Put(store.Definition{Fingerprint: "f"}) })
+	if err == nil {
+		err = s.View(t.Context(), func(tx store.Tx) error { _, err := tx.Definitions().Get("f"); return err })
+	}
+	if err == nil {
+		err = s.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ending := range []string{"-wal", "-shm"} {
+		if _, err := os.Stat(path + ending); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", ending, err)
+		}
+	}
+}

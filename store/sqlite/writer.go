@@ -98,6 +98,7 @@ func (r *request) apply(t *tx, fn func(store.Tx) error) (err error) {
 // write is the writer. It ends when the store is closed.
 func (s *Store) write(c *conn) {
 	defer close(s.closed)
+	defer c.close()
 	for {
 		select {
 		case <-s.closing:
