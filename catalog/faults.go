@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"fmt"
 	"sort"
 	"strconv"
@@ -9,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Fault is one thing that is wrong in a recipe file.
+// Fault is one thing that is wrong in a file.
 type Fault struct {
 	File    string
 	Line    int // from 1; 0 when it concerns the whole file
@@ -66,11 +67,25 @@ func (p place) at(more ...any) place { return append(append(place{}, p...), more
 // line finds the line of a place. Where the document has no such value, the
 // nearest one around it is meant.
 func line(root *yaml.Node, p place) int {
+	at, _ := locate(root, p)
+	return at
+}
+
+// LineOf is the line of the value that a path of keys and indexes leads to, 0
+// when the document has no such value.
+func LineOf(root *yaml.Node, path ...any) int {
+	if at, found := locate(root, path); found {
+		return at
+	}
+	return 0
+}
+
+func locate(root *yaml.Node, p place) (at int, found bool) {
 	n := root
 	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
 		n = n.Content[0]
 	}
-	at := max(n.Line, 1)
+	at = max(n.Line, 1)
 	for _, step := range p {
 		for n.Kind == yaml.AliasNode && n.Alias != nil {
 			n = n.Alias
@@ -90,14 +105,29 @@ func line(root *yaml.Node, p place) int {
 			}
 		}
 		if next == nil {
-			return at
+			return at, false
 		}
 		n = next
 	}
-	return at
+	return at, true
 }
 
-// yamlFault turns one sentence of the decoder into ours.
+// YAMLFaults turns what the decoder says of a file into ours; none for nil.
+func YAMLFaults(file string, err error) Faults {
+	var types *yaml.TypeError
+	if err == nil {
+		return nil
+	}
+	if !errors.As(err, &types) {
+		return Faults{yamlFault(file, err.Error())}
+	}
+	var faults Faults
+	for _, sentence := range types.Errors {
+		faults = append(faults, yamlFault(file, sentence))
+	}
+	return faults
+}
+
 func yamlFault(file, text string) Fault {
 	f := Fault{File: file, Message: text}
 	if rest, ok := strings.CutPrefix(strings.TrimPrefix(text, "yaml: "), "line "); ok {

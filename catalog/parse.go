@@ -36,7 +36,7 @@ func parseFile(name string, text []byte) (Recipe, *yaml.Node, Faults) {
 	}
 	var root yaml.Node
 	if err := yaml.Unmarshal(text, &root); err != nil {
-		return Recipe{}, nil, Faults{yamlFault(name, err.Error())}
+		return Recipe{}, nil, YAMLFaults(name, err)
 	}
 	if root.Kind == 0 || len(root.Content) == 0 {
 		return whole("the file is empty")
@@ -50,12 +50,9 @@ func parseFile(name string, text []byte) (Recipe, *yaml.Node, Faults) {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&r); err != nil {
-		var types *yaml.TypeError
-		if !errors.As(err, &types) {
-			return Recipe{}, nil, Faults{yamlFault(name, err.Error())}
-		}
-		for _, sentence := range types.Errors {
-			faults = append(faults, yamlFault(name, sentence))
+		faults = YAMLFaults(name, err)
+		if !errors.As(err, new(*yaml.TypeError)) {
+			return Recipe{}, nil, faults
 		}
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -29,13 +28,9 @@ type parts struct {
 	backend *local.Backend
 }
 
-// assemble reads the recipes and opens the store and the back end. It makes the
-// root file system when it is not there yet.
-func assemble(ctx context.Context, c Config, log *slog.Logger, progress io.Writer) (*parts, error) {
-	all, err := loadRecipes(c)
-	if err != nil {
-		return nil, err
-	}
+// assemble opens the store and the back end for all recipes there are. It makes
+// the root file system when it is not there yet.
+func assemble(ctx context.Context, c Config, all []catalog.Recipe, log *slog.Logger, progress io.Writer) (*parts, error) {
 	p, err := openHost(ctx, c, log, progress)
 	if err != nil {
 		return nil, err
@@ -92,40 +87,6 @@ func openHost(ctx context.Context, c Config, log *slog.Logger, progress io.Write
 		return nil, fmt.Errorf("sealing keys: %w", err)
 	}
 	return p, nil
-}
-
-// loadRecipes reads the built-in recipes and the operator's own, and checks
-// that what the configuration names is there.
-func loadRecipes(c Config) ([]catalog.Recipe, error) {
-	folders := []fs.FS{catalog.BuiltinFiles()}
-	for _, dir := range c.Recipes {
-		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-			return nil, fmt.Errorf("configuration: recipes: %s is not a folder", dir)
-		}
-		folders = append(folders, os.DirFS(dir))
-	}
-	all, err := catalog.Load(folders...)
-	if err != nil {
-		return nil, err
-	}
-	var names, plans []string
-	for _, r := range all {
-		names = append(names, r.Name)
-		for _, p := range r.Offering.Plans {
-			plans = append(plans, r.Name+"/"+p.Name)
-		}
-	}
-	for name := range c.Pools {
-		if name != "default" && !slices.Contains(plans, name) {
-			return nil, fmt.Errorf("configuration: pools: there is no plan %q; there are %s", name, strings.Join(plans, ", "))
-		}
-	}
-	for _, name := range c.Offerings {
-		if !slices.Contains(names, name) {
-			return nil, fmt.Errorf("configuration: offerings: there is no recipe %q; there are %s", name, strings.Join(names, ", "))
-		}
-	}
-	return all, nil
 }
 
 // offered leaves those recipes that the configuration asks for.

@@ -6,17 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/remuda/remuda/catalog"
 )
 
 // Config is everything an operator can set. manifests/remuda.yaml shows every
@@ -41,6 +40,7 @@ type Config struct {
 	LogLevel         string   `yaml:"log_level"` // debug, info, warn or error
 
 	password string // from REMUDA_PASSWORD
+	origin   origin
 }
 
 // PublishConfig says where instances are reached.
@@ -70,7 +70,7 @@ type Duration time.Duration
 func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	v, err := time.ParseDuration(n.Value)
 	if err != nil {
-		return fmt.Errorf("line %d: %q is not a duration like 90s or 5m", n.Line, n.Value)
+		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %q is not a duration like 90s or 5m", n.Line, n.Value)}}
 	}
 	*d = Duration(v)
 	return nil
@@ -99,100 +99,55 @@ func loadConfig(cmd *cobra.Command) (Config, error) {
 		file = os.Getenv("REMUDA_CONFIG")
 	}
 	c := DefaultConfig()
+	var faults error
 	if file != "" {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			return c, fmt.Errorf("read configuration: %w", err)
 		}
-		if err := c.decode(filepath.Base(file), b); err != nil {
-			return c, err
-		}
+		faults = c.decode(file, b)
 	}
 	c.environment(os.Getenv)
-	return c, c.Validate()
+	return c, errors.Join(faults, c.Validate())
 }
 
 // decode reads YAML strictly: an unknown key is a fault.
 func (c *Config) decode(name string, b []byte) error {
+	c.origin.file = name
+	if err := yaml.Unmarshal(b, &c.origin.root); err != nil {
+		return catalog.YAMLFaults(name, err)
+	}
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	dec.KnownFields(true)
 	err := dec.Decode(c)
-	if err == nil {
-		if extra := dec.Decode(&struct{}{}); !errors.Is(extra, io.EOF) {
-			return fmt.Errorf("%s: only one YAML document is allowed", name)
-		}
-		return nil
-	}
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
-	var typed *yaml.TypeError
-	if !errors.As(err, &typed) {
-		return fmt.Errorf("%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+	faults := catalog.YAMLFaults(name, err)
+	if extra := dec.Decode(&yaml.Node{}); !errors.Is(extra, io.EOF) {
+		faults = append(faults, catalog.Fault{File: name, Message: "only one YAML document is allowed"})
 	}
-	var errs []error
-	for _, e := range typed.Errors {
-		e = strings.ReplaceAll(strings.TrimPrefix(e, "line "), " in type main.", " in ")
-		errs = append(errs, fmt.Errorf("%s:%s", name, e))
+	if len(faults) > 0 {
+		return faults
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 func (c *Config) environment(get func(string) string) {
-	for name, field := range map[string]*string{
-		"REMUDA_LISTEN": &c.Listen, "REMUDA_USERNAME": &c.Username, "REMUDA_PASSWORD": &c.password,
-		"REMUDA_STATE_DIR": &c.StateDir, "REMUDA_IMAGE_DIR": &c.ImageDir, "REMUDA_DATABASE_URL": &c.DatabaseURL,
+	c.origin.variables = map[string]string{}
+	for name, setting := range map[string]struct {
+		key   string
+		field *string
+	}{
+		"REMUDA_LISTEN": {"listen", &c.Listen}, "REMUDA_USERNAME": {"username", &c.Username}, "REMUDA_PASSWORD": {"", &c.password},
+		"REMUDA_STATE_DIR": {"state_dir", &c.StateDir}, "REMUDA_IMAGE_DIR": {"image_dir", &c.ImageDir},
+		"REMUDA_DATABASE_URL": {"database_url", &c.DatabaseURL},
 	} {
 		if v := get(name); v != "" {
-			*field = v
+			*setting.field = v
+			c.origin.variables[setting.key] = name
 		}
 	}
-}
-
-// Validate returns all faults at once.
-func (c *Config) Validate() error {
-	var errs []error
-	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf("configuration: "+format, args...)) }
-	if _, port, err := net.SplitHostPort(c.Listen); err != nil {
-		fault("listen %q is not host:port", c.Listen)
-	} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		fault("listen %q has no port number", c.Listen)
-	}
-	if c.Username == "" || strings.ContainsAny(c.Username, ":\r\n") {
-		fault("username must not be empty nor hold a colon or a line break")
-	}
-	for name, dir := range map[string]string{"state_dir": c.StateDir, "image_dir": c.ImageDir} {
-		if !filepath.IsAbs(dir) {
-			fault("%s %q is not an absolute path", name, dir)
-		}
-	}
-	if _, _, err := c.ports(); err != nil {
-		fault("%v", err)
-	}
-	if c.Publish.Host == "" {
-		fault("publish.host must not be empty")
-	}
-	if c.Publish.Listen != "" && net.ParseIP(c.Publish.Listen) == nil {
-		fault("publish.listen %q is not an IP address", c.Publish.Listen)
-	}
-	if c.Parallel.Creates < 1 || c.Parallel.Resets < 1 {
-		fault("parallel.creates and parallel.resets must be at least 1")
-	}
-	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
-		fault("log_level %q is none of debug, info, warn, error", c.LogLevel)
-	}
-	if c.DatabaseURL != "" {
-		if u, err := url.Parse(c.DatabaseURL); err != nil || (u.Scheme != "sqlite" && u.Scheme != "file") {
-			fault("database_url must be sqlite:///path/to/file (PostgreSQL is not there yet)")
-		}
-	}
-	for name := range c.Pools {
-		floor, ceiling, keep := c.poolLimits(name)
-		if floor < 0 || ceiling < 1 || floor > ceiling || keep < 0 {
-			fault("pools.%s: floor %d, ceiling %d, keep %s do not fit: 0 ≤ floor ≤ ceiling, ceiling ≥ 1, keep ≥ 0", name, floor, ceiling, keep)
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // ports parses publish.ports.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"reflect"
 	"strings"
@@ -18,6 +19,7 @@ func TestExampleIsTheDefault(t *testing.T) {
 	if err := got.decode("remuda.yaml", b); err != nil {
 		t.Fatal(err)
 	}
+	got.origin = origin{}
 	want := DefaultConfig()
 	want.Recipes, want.Offerings = []string{}, []string{}
 	want.Pools = map[string]Pool{"default": {Floor: ptr(1), Ceiling: ptr(20), Keep: ptr(Duration(5 * time.Minute))}}
@@ -55,6 +57,26 @@ func TestValidateNamesEveryFault(t *testing.T) {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{"listen", "username", "state_dir", "publish.ports", "pools.mysql/small", "database_url"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %q", want, err)
+		}
+	}
+}
+
+// What is wrong with a value is said where the value was given.
+func TestFaultsHaveTheirPlace(t *testing.T) {
+	c := DefaultConfig()
+	err := c.decode("x.yaml", []byte("image_dir: a\nstate_dir: b\npools:\n  default: {floor: 1}\n  no/small:\n    ceiling: 0\noperation_memory: soon\nprovision_timeout: later\nrecipes: [/none]\nofferings: [none]\n"))
+	c.environment(func(name string) string { return map[string]string{"REMUDA_STATE_DIR": "c"}[name] })
+	_, recipesErr := loadRecipes(c)
+	err = errors.Join(err, c.Validate(), recipesErr)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{
+		"x.yaml:1: image_dir", "REMUDA_STATE_DIR: state_dir", "x.yaml:5: pools.no/small", "x.yaml:5: pools: there is no plan",
+		"x.yaml:7: \"soon\"", "x.yaml:8: \"later\"", "x.yaml:9: recipes", "x.yaml:10: offerings",
+	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %q", want, err)
 		}

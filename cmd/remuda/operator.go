@@ -79,11 +79,7 @@ func newCheck() *cobra.Command {
 		Short: "Check configuration and recipes without starting anything",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd)
-			if err != nil {
-				return err
-			}
-			recipes, err := loadRecipes(c)
+			_, recipes, err := configured(cmd)
 			if err != nil {
 				return err
 			}

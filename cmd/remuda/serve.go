@@ -18,6 +18,7 @@ import (
 
 	"github.com/remuda/remuda/broker"
 	"github.com/remuda/remuda/broker/osbapi"
+	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
 )
 
@@ -27,20 +28,20 @@ func newServe() *cobra.Command {
 		Short: "Run the broker in the foreground until SIGTERM; claimed groups go on running",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(cmd)
+			c, recipes, err := configured(cmd)
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return serve(cmd.Context(), c, recipes, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 }
 
 // serve is the broker: it returns when ctx ends and everything it started has
 // stopped, leaving groups as they are.
-func serve(ctx context.Context, c Config, stdout, stderr io.Writer) error {
+func serve(ctx context.Context, c Config, recipes []catalog.Recipe, stdout, stderr io.Writer) error {
 	log := newLogger(c.LogLevel, stderr)
-	p, err := assemble(ctx, c, log, stdout)
+	p, err := assemble(ctx, c, recipes, log, stdout)
 	if err != nil {
 		return err
 	}

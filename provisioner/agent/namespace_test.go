@@ -365,3 +365,21 @@ func dialIn(t testing.TB, pid, port int) net.Conn {
 	must(t, r.c.(*net.TCPConn).SetNoDelay(true))
 	return r.c
 }
+
+// Where memory runs out, all that the agent has started is ended before it.
+func TestServersAreEndedFirst(t *testing.T) {
+	m := serveMember(t)
+	must(t, m.Start(t.Context(), StartRequest{User: "nobody"}))
+	own := func() string {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", m.pid))
+		must(t, err)
+		return strings.TrimSpace(string(text))
+	}
+	before, err := strconv.Atoi(own())
+	must(t, err)
+	r, err := m.Run(t.Context(), shell("cat /proc/self/oom_score_adj"))
+	must(t, err)
+	if got := strings.TrimSpace(r.Stdout); got != strconv.Itoa(min(before+sacrifice, 1000)) || own() != strconv.Itoa(before) {
+		t.Errorf("a program has %s, the agent has %s and had %d", got, own(), before)
+	}
+}

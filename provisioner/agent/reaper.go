@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -42,13 +44,50 @@ func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr, progr
 	if r.refusing {
 		return nil, errNoStarts
 	}
-	pid, err := syscall.ForkExec(path, argv, attr)
+	pid, err := r.forkExec(path, argv, attr)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
 	c := &child{pid: pid, program: program, done: make(chan struct{})}
 	r.children[pid] = c
 	return c, nil
+}
+
+// sacrifice is added to the oom_score_adj of everything that an agent as PID 1
+// starts: half of the member's memory. Whatever a tenant makes of it, small
+// processes by the hundred too, the kernel then ends that before the agent.
+const sacrifice = 500
+
+// forkExec starts a process that is ended before the agent when memory runs out.
+// The value is inherited, and nobody needs a privilege to raise it and to take
+// it back; that of a process of another user the agent could not change.
+func (r *reaper) forkExec(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
+	if isInit() {
+		score, err := ownOOMScore()
+		if err == nil {
+			err = setOOMScore(score + sacrifice)
+		}
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = setOOMScore(score) }()
+	}
+	return syscall.ForkExec(path, argv, attr)
+}
+
+const oomScore = "/proc/self/oom_score_adj"
+
+// ownOOMScore is what the agent began with.
+var ownOOMScore = sync.OnceValues(func() (int, error) {
+	text, err := os.ReadFile(oomScore)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+})
+
+func setOOMScore(n int) error {
+	return os.WriteFile(oomScore, []byte(strconv.Itoa(min(n, 1000))), 0)
 }
 
 // signal sends to the child, or to its whole process group, unless it has ended.

@@ -59,7 +59,7 @@ func netlinkAt(pid int) (*netlink.Handle, error) {
 		return nil, fmt.Errorf("network namespace of process %d: %w", pid, err)
 	}
 	defer ns.Close()
-	return netlink.NewHandleAt(ns)
+	return netlink.NewHandleAt(ns, unix.NETLINK_ROUTE) // by default it wants protocols that a kernel may lack
 }
 
 func ensureBridge(h *netlink.Handle) (netlink.Link, error) {
