@@ -98,6 +98,33 @@ func TestHostState(t *testing.T) {
 	}
 }
 
+// Whoever deletes the state folder can still have everything removed.
+func TestPurgeEndsWhatNobodyKnows(t *testing.T) {
+	b := newBackend(t)
+	recipes, err := catalog.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := backendtest.HostState(t, b.opts.StateDir, b.cgroupParent())
+	d := provisioner.NewDefinition(recipe(t, "redis"), recipe(t, "redis").Offering.Plans[0], backendtest.Image(t, recipes...))
+	if _, err := b.Create(t.Context(), provisioner.Group{ID: "lost", Generation: 1, Definition: d}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(b.opts.StateDir); err != nil {
+		t.Fatal(err)
+	}
+	anew, err := New(b.opts)
+	if err == nil {
+		err = anew.Purge()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := backendtest.Surplus(before, backendtest.HostState(t, b.opts.StateDir, b.cgroupParent())); len(left) > 0 {
+		t.Errorf("these are left: %q", left)
+	}
+}
+
 // A reset leaves no disk of an old generation, and not its blocks either while
 // somebody still has the image open.
 func TestOldDisksAreFreed(t *testing.T) {

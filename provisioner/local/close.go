@@ -52,16 +52,39 @@ func (b *Backend) Close(ctx context.Context, id string) error {
 }
 
 // Purge removes what is left of this back end when every group is closed: its
-// cgroup, runc's folder and the agent's.
+// cgroup, runc's folder and the agent's. Members that are still in the cgroup are
+// of groups whose folders somebody has deleted; they are ended.
 func (b *Backend) Purge() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.records) > 0 {
 		return fmt.Errorf("%d groups are still there", len(b.records))
 	}
-	errs := []error{removeCgroup("/" + b.cgroupParent())}
+	errs := []error{b.endUnknown(), removeCgroup("/" + b.cgroupParent())}
 	for _, dir := range []string{b.groupsDir(), b.runcDir(), filepath.Join(b.opts.StateDir, "agent")} {
 		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// endUnknown ends every member in this back end's cgroup.
+func (b *Backend) endUnknown() error {
+	var errs []error
+	seen := map[string]bool{}
+	for _, dir := range within("/" + b.cgroupParent()) {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for _, e := range entries {
+			if !e.IsDir() || seen[e.Name()] {
+				continue
+			}
+			seen[e.Name()] = true
+			cgroup := "/" + b.cgroupParent() + "/" + e.Name()
+			b.opts.Logger.Warn("member of an unknown group is ended", "member", e.Name())
+			errs = append(errs, killCgroup(cgroup, killBound), removeCgroup(cgroup))
+		}
 	}
 	return errors.Join(errs...)
 }
