@@ -70,17 +70,24 @@ func nothingLeft(t *testing.T, b *Backend) {
 	})
 }
 
-// A group that is there shows up in the host's state in every way, and not any
-// more when it is closed.
-func TestHostState(t *testing.T) {
-	b := newBackend(t)
+// redis is the definition of the least group there is.
+func redis(t *testing.T) provisioner.Definition {
+	t.Helper()
 	recipes, err := catalog.Builtin()
 	if err != nil {
 		t.Fatal(err)
 	}
+	r := recipe(t, "redis")
+	return provisioner.NewDefinition(r, r.Offering.Plans[0], backendtest.Image(t, recipes...))
+}
+
+// A group that is there shows up in the host's state in every way, and not any
+// more when it is closed.
+func TestHostState(t *testing.T) {
+	b := newBackend(t)
+	d := redis(t)
 	state := func() []string { return backendtest.HostState(t, b.opts.StateDir, b.cgroupParent()) }
 	before := state()
-	d := provisioner.NewDefinition(recipe(t, "redis"), recipe(t, "redis").Offering.Plans[0], backendtest.Image(t, recipes...))
 	if _, err := b.Create(t.Context(), provisioner.Group{ID: "seen", Generation: 1, Definition: d}); err != nil {
 		t.Fatal(err)
 	}
@@ -101,12 +108,8 @@ func TestHostState(t *testing.T) {
 // Whoever deletes the state folder can still have everything removed.
 func TestPurgeEndsWhatNobodyKnows(t *testing.T) {
 	b := newBackend(t)
-	recipes, err := catalog.Builtin()
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := redis(t)
 	before := backendtest.HostState(t, b.opts.StateDir, b.cgroupParent())
-	d := provisioner.NewDefinition(recipe(t, "redis"), recipe(t, "redis").Offering.Plans[0], backendtest.Image(t, recipes...))
 	if _, err := b.Create(t.Context(), provisioner.Group{ID: "lost", Generation: 1, Definition: d}); err != nil {
 		t.Fatal(err)
 	}
@@ -129,11 +132,7 @@ func TestPurgeEndsWhatNobodyKnows(t *testing.T) {
 // somebody still has the image open.
 func TestOldDisksAreFreed(t *testing.T) {
 	b := newBackend(t)
-	recipes, err := catalog.Builtin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := provisioner.NewDefinition(recipe(t, "redis"), recipe(t, "redis").Offering.Plans[0], backendtest.Image(t, recipes...))
+	d := redis(t)
 	g := provisioner.Group{ID: "disks", Generation: 1, Definition: d}
 	defer b.Close(t.Context(), g.ID)
 	if _, err := b.Create(t.Context(), g); err != nil {
@@ -235,11 +234,7 @@ func fileHas(path string, text []byte) (bool, error) {
 // The CPU limit is for the servers: what the doors copy does not count.
 func TestDoorsAreOutsideTheCPULimit(t *testing.T) {
 	b := newBackend(t)
-	recipes, err := catalog.Builtin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := provisioner.NewDefinition(recipe(t, "redis"), recipe(t, "redis").Offering.Plans[0], backendtest.Image(t, recipes...))
+	d := redis(t)
 	g := provisioner.Group{ID: "doors", Generation: 1, Definition: d}
 	defer b.Close(t.Context(), g.ID)
 	o, err := b.Create(t.Context(), g)
