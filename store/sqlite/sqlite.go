@@ -27,15 +27,16 @@ import (
 
 // Store is a store.Store in one file.
 type Store struct {
-	lock    *os.File
-	db      *sql.DB // the writer's
-	reading *sql.DB
-	readers chan *conn // those that are free
-	queue   chan *request
-	closing chan struct{}
-	closed  chan struct{} // closed when the writer has ended
-	once    sync.Once
-	err     error // of closing
+	lock     *os.File
+	db       *sql.DB // the writer's
+	reading  *sql.DB
+	readers  chan *conn // those that are free
+	queue    chan *request
+	closing  chan struct{}
+	closed   chan struct{} // closed when the writer has ended
+	expected int           // closures of the last batch; the writer's
+	once     sync.Once
+	err      error // of closing
 }
 
 var _ store.Store = (*Store)(nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/remuda/remuda/store"
 )
@@ -11,6 +12,11 @@ import (
 // maxBatch bounds how many closures share a commit, and so how long the first
 // of them waits.
 const maxBatch = 128
+
+// gather is how long a batch waits for as many closures as the one before had:
+// those callers most likely come again, and a commit costs several closures. It
+// is what PostgreSQL calls commit_delay. A single caller never waits.
+const gather = 400 * time.Microsecond
 
 // request is one call of Update.
 type request struct {
@@ -119,15 +125,18 @@ func (s *Store) batch(c *conn, r *request) {
 	}
 	var kept []*request
 	var err error
-	for n := 0; r != nil && err == nil; n++ {
+	var late <-chan time.Time
+	n := 0
+	for ; r != nil && err == nil; n++ {
 		var keep bool
 		if keep, err = turn(c, r); keep {
 			kept = append(kept, r)
 		}
 		if r = nil; n < maxBatch && err == nil {
-			r = s.next()
+			r = s.next(n+1 < s.expected, &late)
 		}
 	}
+	s.expected = n
 	if err == nil {
 		err = c.run("COMMIT")
 	}
@@ -140,12 +149,24 @@ func (s *Store) batch(c *conn, r *request) {
 	}
 }
 
-// next returns a request that waits already, or nil.
-func (s *Store) next() *request {
+// next returns a request that waits already, or, if more are expected, one that
+// comes before late, which begins with the first wait; else nil.
+func (s *Store) next(more bool, late *<-chan time.Time) *request {
 	select {
 	case r := <-s.queue:
 		return r
 	default:
+	}
+	if !more {
+		return nil
+	}
+	if *late == nil {
+		*late = time.After(gather)
+	}
+	select {
+	case r := <-s.queue:
+		return r
+	case <-*late:
 		return nil
 	}
 }
