@@ -115,9 +115,8 @@ type claim struct {
 	ceiling int            // of the pool
 
 	old       *store.Instance // was there before
-	operation store.Operation // the latest of old, or the new one
-	group     string          // claimed now
-	made      store.Instance  // inst as it was stored
+	made      store.Instance  // inst as it was stored; with a group it was a hit
+	operation store.Operation // the latest of old, or the new one if there is something to wait for
 }
 
 // claimGroup provisions without a hook: one transaction, and the address is
@@ -129,8 +128,8 @@ func (b *Broker) claimGroup(ctx context.Context, r ProvisionRequest, c claim) (P
 	if c.old != nil {
 		return b.repeated(r, c)
 	}
-	b.o.Groups.Demand(c.inst.Fingerprint, c.group != "")
-	if c.group == "" {
+	b.o.Groups.Demand(c.inst.Fingerprint, c.made.GroupID != "")
+	if c.made.GroupID == "" {
 		return ProvisionResult{Operation: c.operation.ID}, nil
 	}
 	b.queue.add(job{settleInstance, r.InstanceID})
@@ -146,8 +145,8 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (
 	if c.old != nil {
 		return b.repeated(r, c)
 	}
-	b.o.Groups.Demand(c.inst.Fingerprint, c.group != "")
-	if c.group == "" {
+	b.o.Groups.Demand(c.inst.Fingerprint, c.made.GroupID != "")
+	if c.made.GroupID == "" {
 		return ProvisionResult{Operation: c.operation.ID}, nil
 	}
 	if err := b.finishProvision(ctx, c.made); err != nil {
@@ -167,21 +166,17 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (
 // run is the transaction. On a hit the new instance gets state; a ready one is
 // done at once.
 func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) error {
-	c.old, c.group = nil, ""
+	c.old, c.made = nil, store.Instance{}
 	if err := c.find(tx); err != nil || c.old != nil {
 		return err
 	}
 	t := now()
 	inst := c.inst
 	inst.CreatedAt = t
-	c.operation = store.Operation{
-		ID: newOperationID(), Kind: store.OpProvision, State: store.OpInProgress,
-		InstanceID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, StartedAt: t,
-	}
 	group, err := tx.Groups().ClaimWarm(inst.Fingerprint, inst.ID, t)
 	switch {
 	case err == nil:
-		c.group, inst.GroupID, inst.State = group.ID, group.ID, state
+		inst.GroupID, inst.State = group.ID, state
 	case errors.Is(err, store.ErrNotFound):
 		if err := mayWait(tx, inst.Fingerprint, c.ceiling, r.AcceptsIncomplete); err != nil {
 			return err
@@ -193,6 +188,10 @@ func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) 
 	c.made = inst
 	if err := tx.Instances().Put(inst); err != nil || inst.State == store.InstanceReady {
 		return err // nobody learns of an operation that ended before the answer
+	}
+	c.operation = store.Operation{
+		ID: newOperationID(), Kind: store.OpProvision, State: store.OpInProgress,
+		InstanceID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, StartedAt: t,
 	}
 	return tx.Operations().Put(c.operation)
 }

@@ -128,6 +128,7 @@ func YAMLFaults(file string, err error) Faults {
 	return faults
 }
 
+// yamlFault turns one sentence of the decoder into ours.
 func yamlFault(file, text string) Fault {
 	f := Fault{File: file, Message: text}
 	if rest, ok := strings.CutPrefix(strings.TrimPrefix(text, "yaml: "), "line "); ok {

@@ -66,7 +66,7 @@ func TestValidateNamesEveryFault(t *testing.T) {
 // What is wrong with a value is said where the value was given.
 func TestFaultsHaveTheirPlace(t *testing.T) {
 	c := DefaultConfig()
-	err := c.decode("x.yaml", []byte("image_dir: a\nstate_dir: b\npools:\n  default: {floor: 1}\n  no/small:\n    ceiling: 0\noperation_memory: soon\nprovision_timeout: later\nrecipes: [/none]\nofferings: [none]\n"))
+	err := c.decode("x.yaml", []byte("image_dir: a\nstate_dir: b\npools:\n  default: {floor: 1}\n  no/small:\n    ceiling: 0\noperation_memory: soon\nprovision_timeout: later\nrecipes: [/none]\nofferings: [none]\n\nparallel: {creates: 0}\n"))
 	c.environment(func(name string) string { return map[string]string{"REMUDA_STATE_DIR": "c"}[name] })
 	_, recipesErr := loadRecipes(c)
 	err = errors.Join(err, c.Validate(), recipesErr)
@@ -75,11 +75,19 @@ func TestFaultsHaveTheirPlace(t *testing.T) {
 	}
 	for _, want := range []string{
 		"x.yaml:1: image_dir", "REMUDA_STATE_DIR: state_dir", "x.yaml:5: pools.no/small", "x.yaml:5: pools: there is no plan",
-		"x.yaml:7: \"soon\"", "x.yaml:8: \"later\"", "x.yaml:9: recipes", "x.yaml:10: offerings",
+		"x.yaml:7: \"soon\"", "x.yaml:8: \"later\"", "x.yaml:9: recipes", "x.yaml:10: offerings", "x.yaml:12: parallel",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %q", want, err)
 		}
+	}
+}
+
+func TestFaultOfAPlanWithADot(t *testing.T) {
+	c := DefaultConfig()
+	err := errors.Join(c.decode("x.yaml", []byte("pools:\n  default: {}\n  a/1.0: {ceiling: 0}\n")), c.Validate())
+	if err == nil || !strings.HasPrefix(err.Error(), "x.yaml:3: ") {
+		t.Errorf("error %v", err)
 	}
 }
 

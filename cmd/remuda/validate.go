@@ -46,47 +46,48 @@ func (o origin) fault(message string, path ...string) error {
 // Validate returns all faults at once.
 func (c *Config) Validate() error {
 	var errs []error
-	fault := func(key, format string, args ...any) {
-		errs = append(errs, c.origin.fault(fmt.Sprintf(format, args...), strings.Split(key, ".")...))
+	at := func(path ...string) func(format string, args ...any) {
+		return func(format string, args ...any) {
+			errs = append(errs, c.origin.fault(fmt.Sprintf(format, args...), path...))
+		}
 	}
 	if _, port, err := net.SplitHostPort(c.Listen); err != nil {
-		fault("listen", "listen %q is not host:port", c.Listen)
+		at("listen")("listen %q is not host:port", c.Listen)
 	} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		fault("listen", "listen %q has no port number", c.Listen)
+		at("listen")("listen %q has no port number", c.Listen)
 	}
 	if c.Username == "" || strings.ContainsAny(c.Username, ":\r\n") {
-		fault("username", "username must not be empty nor hold a colon or a line break")
+		at("username")("username must not be empty nor hold a colon or a line break")
 	}
-	for _, name := range []string{"state_dir", "image_dir"} {
-		dir := map[string]string{"state_dir": c.StateDir, "image_dir": c.ImageDir}[name]
-		if !filepath.IsAbs(dir) {
-			fault(name, "%s %q is not an absolute path", name, dir)
+	for _, dir := range []struct{ key, path string }{{"state_dir", c.StateDir}, {"image_dir", c.ImageDir}} {
+		if !filepath.IsAbs(dir.path) {
+			at(dir.key)("%s %q is not an absolute path", dir.key, dir.path)
 		}
 	}
 	if _, _, err := c.ports(); err != nil {
-		fault("publish.ports", "%v", err)
+		at("publish", "ports")("%v", err)
 	}
 	if c.Publish.Host == "" {
-		fault("publish.host", "publish.host must not be empty")
+		at("publish", "host")("publish.host must not be empty")
 	}
 	if c.Publish.Listen != "" && net.ParseIP(c.Publish.Listen) == nil {
-		fault("publish.listen", "publish.listen %q is not an IP address", c.Publish.Listen)
+		at("publish", "listen")("publish.listen %q is not an IP address", c.Publish.Listen)
 	}
 	if c.Parallel.Creates < 1 || c.Parallel.Resets < 1 {
-		fault("parallel", "parallel.creates and parallel.resets must be at least 1")
+		at("parallel")("parallel.creates and parallel.resets must be at least 1")
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
-		fault("log_level", "log_level %q is none of debug, info, warn, error", c.LogLevel)
+		at("log_level")("log_level %q is none of debug, info, warn, error", c.LogLevel)
 	}
 	if c.DatabaseURL != "" {
 		if u, err := url.Parse(c.DatabaseURL); err != nil || (u.Scheme != "sqlite" && u.Scheme != "file") {
-			fault("database_url", "database_url must be sqlite:///path/to/file (PostgreSQL is not there yet)")
+			at("database_url")("database_url must be sqlite:///path/to/file (PostgreSQL is not there yet)")
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Pools)) {
 		floor, ceiling, keep := c.poolLimits(name)
 		if floor < 0 || ceiling < 1 || floor > ceiling || keep < 0 {
-			fault("pools."+name, "pools.%s: floor %d, ceiling %d, keep %s do not fit: 0 ≤ floor ≤ ceiling, ceiling ≥ 1, keep ≥ 0", name, floor, ceiling, keep)
+			at("pools", name)("pools.%s: floor %d, ceiling %d, keep %s do not fit: 0 ≤ floor ≤ ceiling, ceiling ≥ 1, keep ≥ 0", name, floor, ceiling, keep)
 		}
 	}
 	return errors.Join(errs...)

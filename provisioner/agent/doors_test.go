@@ -118,6 +118,33 @@ func roundTrip(t testing.TB, conn net.Conn, text string) {
 	}
 }
 
+// forgotten waits until the door counts no connection any more.
+func forgotten(t *testing.T, c *Client) {
+	t.Helper()
+	eventually(t, func() error {
+		s, err := c.State(t.Context())
+		if err == nil && s.Doors[0].Connections != 0 {
+			err = fmt.Errorf("connections are left: %+v", s.Doors)
+		}
+		return err
+	})
+}
+
+// say sends data and its end while the test reads.
+func say(conn net.Conn, data []byte) {
+	_, _ = conn.Write(data)
+	_ = conn.(*net.TCPConn).CloseWrite()
+}
+
+// echoed reads to the end, which must be data.
+func echoed(t *testing.T, conn net.Conn, data []byte) {
+	t.Helper()
+	got, err := io.ReadAll(conn)
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes of %d: %v", len(got), len(data), err)
+	}
+}
+
 // TestDoorTransfers sends much both ways at once, on many connections, and
 // relies on half-closed connections for the end.
 func TestDoorTransfers(t *testing.T) {
@@ -135,25 +162,13 @@ func TestDoorTransfers(t *testing.T) {
 					return
 				}
 				defer conn.Close()
-				go func() {
-					_, _ = conn.Write(data)
-					_ = conn.(*net.TCPConn).CloseWrite()
-				}()
-				got, err := io.ReadAll(conn)
-				if err != nil || !bytes.Equal(got, data) {
-					t.Errorf("%d bytes of %d: %v", len(got), len(data), err)
-				}
+				go say(conn, data)
+				echoed(t, conn, data)
 			})
 		}
 		wg.Wait()
 	}
-	eventually(t, func() error {
-		s, err := c.State(t.Context())
-		if err == nil && s.Doors[0].Connections != 0 {
-			err = fmt.Errorf("connections are left: %+v", s.Doors)
-		}
-		return err
-	})
+	forgotten(t, c)
 }
 
 func TestDoorWaitsForTarget(t *testing.T) {
@@ -242,29 +257,17 @@ func TestDoorBackpressure(t *testing.T) {
 			defer conn.Close()
 			data := make([]byte, 24<<20)
 			_, _ = rand.Read(data)
-			go func() {
-				_, _ = conn.Write(data)
-				_ = conn.(*net.TCPConn).CloseWrite()
-			}()
+			go say(conn, data)
 			time.Sleep(300 * time.Millisecond)
 			if i%2 == 0 {
 				_ = conn.(*net.TCPConn).SetLinger(0)
 				return
 			}
-			got, err := io.ReadAll(conn)
-			if err != nil || !bytes.Equal(got, data) {
-				t.Errorf("%d bytes of %d: %v", len(got), len(data), err)
-			}
+			echoed(t, conn, data)
 		})
 	}
 	wg.Wait()
-	eventually(t, func() error {
-		s, err := c.State(t.Context())
-		if err == nil && s.Doors[0].Connections != 0 {
-			err = fmt.Errorf("connections are left: %+v", s.Doors)
-		}
-		return err
-	})
+	forgotten(t, c)
 }
 
 // TestDoorDeliversTheRest has a client that has said all and reads slowly from

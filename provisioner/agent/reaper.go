@@ -44,7 +44,7 @@ func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr, progr
 	if r.refusing {
 		return nil, errNoStarts
 	}
-	pid, err := r.forkExec(path, argv, attr)
+	pid, err := forkExec(path, argv, attr)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
@@ -61,7 +61,7 @@ const sacrifice = 500
 // forkExec starts a process that is ended before the agent when memory runs out.
 // The value is inherited, and nobody needs a privilege to raise it and to take
 // it back; that of a process of another user the agent could not change.
-func (r *reaper) forkExec(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
+func forkExec(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
 	if isInit() {
 		score, err := ownOOMScore()
 		if err == nil {
