@@ -49,7 +49,7 @@ func (b *bench) plain(offering, planName string) (*plain, error) {
 	}
 	hook := map[string]any{
 		"instance": "plain", "binding": "plain", "username": "benchbenchbench1", "password": "0123456789abcdef0123456789abcdef",
-		"number": 1, "parameters": map[string]any{}, "host": loopback, "ports": ports,
+		"number": 1, "parameters": map[string]any{}, "route": map[string]any{"host": "", "port": 0, "path": ""}, "output": map[string]string{}, "host": loopback, "ports": ports,
 	}
 	var err error
 	if p.files, err = catalog.RenderAll(p.role.Files, start); err != nil {

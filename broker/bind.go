@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/store"
 )
 
@@ -16,14 +17,18 @@ type BindRequest struct {
 	ServiceID  string
 	PlanID     string
 	AppGUID    string          // "" when not given
+	Route      string          // of bind_resource; "" when not given
 	Context    json.RawMessage // an object, or empty
 	Parameters json.RawMessage // an object, or empty
+
+	route route // Route, read
 }
 
 // BindResult is a binding as the platform sees it.
 type BindResult struct {
 	Created     bool // by this request: 201, otherwise 200
 	Credentials json.RawMessage
+	Other       catalog.Access // what it has besides credentials
 	Endpoints   []store.Endpoint
 	Parameters  json.RawMessage // empty when none were given
 }
@@ -61,6 +66,11 @@ func (b *Broker) checkBind(r *BindRequest) error {
 	}
 	if r.AppGUID != "" {
 		if err := checkText("app_guid", r.AppGUID); err != nil {
+			return err
+		}
+	}
+	if r.Route != "" {
+		if r.route, err = readRoute(r.Route); err != nil {
 			return err
 		}
 	}
@@ -151,6 +161,9 @@ func (b *Broker) bindTarget(ctx context.Context, r BindRequest) (inst store.Inst
 }
 
 func bindDigest(r BindRequest) string {
+	if r.Route != "" {
+		return digest(r.InstanceID, r.ServiceID, r.PlanID, r.AppGUID, string(r.Context), r.Route)
+	}
 	return digest(r.InstanceID, r.ServiceID, r.PlanID, r.AppGUID, string(r.Context))
 }
 
@@ -167,7 +180,7 @@ func (b *Broker) intend(ctx context.Context, inst store.Instance, old *store.Bin
 	if err != nil {
 		return w, err
 	}
-	w.secrets = bindingSecrets{Password: newPassword(), Number: number, Parameters: r.Parameters}
+	w.secrets = bindingSecrets{Password: newPassword(), Number: number, Parameters: r.Parameters, Route: r.route}
 	sealed, err := b.sealBinding(r.BindingID, w.secrets)
 	if err != nil {
 		return w, err
@@ -226,16 +239,19 @@ func (b *Broker) makeBinding(ctx context.Context, w work) (BindResult, error) {
 	if err != nil {
 		return BindResult{}, err
 	}
-	if err := b.o.Groups.Program(ctx, w.inst.GroupID, "bind", values); err != nil {
+	values["output"], err = b.o.Groups.Program(ctx, w.inst.GroupID, "bind", values)
+	if err != nil {
 		return BindResult{}, fmt.Errorf("run bind hook in group %q: %w", w.inst.GroupID, err)
 	}
-	credentials, err := b.o.Groups.Credentials(ctx, w.inst.GroupID, values)
+	access, err := b.o.Groups.Access(ctx, w.inst.GroupID, values)
 	if err != nil {
 		return BindResult{}, fmt.Errorf("render credentials of group %q: %w", w.inst.GroupID, err)
 	}
-	if w.secrets.Credentials, err = json.Marshal(credentials); err != nil {
+	if w.secrets.Credentials, err = json.Marshal(access.Credentials); err != nil {
 		return BindResult{}, fmt.Errorf("marshal credentials: %w", err)
 	}
+	access.Credentials = nil
+	w.secrets.Other = access
 	if w.binding.Sealed, err = b.sealBinding(w.binding.ID, w.secrets); err != nil {
 		return BindResult{}, err
 	}
@@ -258,7 +274,7 @@ func (b *Broker) makeBinding(ctx context.Context, w work) (BindResult, error) {
 	if err != nil {
 		return BindResult{}, fmt.Errorf("store binding: %w", err)
 	}
-	return BindResult{Created: true, Credentials: w.secrets.Credentials, Endpoints: endpoints, Parameters: w.secrets.Parameters}, nil
+	return BindResult{Created: true, Credentials: w.secrets.Credentials, Other: access, Endpoints: endpoints, Parameters: w.secrets.Parameters}, nil
 }
 
 // existingBinding answers with what was handed out before.
@@ -276,7 +292,7 @@ func (b *Broker) existingBinding(ctx context.Context, r store.Binding) (BindResu
 		endpoints, err = groupEndpoints(tx, inst.GroupID)
 		return err
 	})
-	return BindResult{Credentials: secrets.Credentials, Endpoints: endpoints, Parameters: secrets.Parameters}, err
+	return BindResult{Credentials: secrets.Credentials, Other: secrets.Other, Endpoints: endpoints, Parameters: secrets.Parameters}, err
 }
 
 func groupEndpoints(tx store.Tx, groupID string) ([]store.Endpoint, error) {

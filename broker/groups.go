@@ -1,6 +1,10 @@
 package broker
 
-import "context"
+import (
+	"context"
+
+	"github.com/remuda/remuda/catalog"
+)
 
 // Groups is what the use cases need of the warm pool; provisioner.Pool is it.
 // All methods may be called concurrently.
@@ -21,12 +25,12 @@ type Groups interface {
 	// Publish opens the claimed group's endpoints. Repeating it is cheap.
 	Publish(ctx context.Context, groupID string) error
 	// Program runs "provision", "bind" or "unbind" of the group's own recipe
-	// with catalog.HookValues; the pool adds host and ports. Nothing happens
-	// where the recipe has no such program.
-	Program(ctx context.Context, groupID, which string, values map[string]any) error
-	// Credentials renders the recipe's credentials with catalog.CredentialValues;
-	// the pool adds host and ports.
-	Credentials(ctx context.Context, groupID string, values map[string]any) (map[string]any, error)
+	// with catalog.HookValues; the pool adds host and ports. It returns what the
+	// program gives back. Nothing happens where the recipe has no such program.
+	Program(ctx context.Context, groupID, which string, values map[string]any) (map[string]string, error)
+	// Access renders what a binding gets with catalog.CredentialValues; the pool
+	// adds host and ports.
+	Access(ctx context.Context, groupID string, values map[string]any) (catalog.Access, error)
 	// Release cuts the tenant off, and returns when nothing of it gets in any
 	// more; the reset goes on behind. The group is already in state resetting,
 	// with the next generation, by the caller's transaction.

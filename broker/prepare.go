@@ -26,7 +26,7 @@ func (b *Broker) prepare(ctx context.Context, inst store.Instance) error {
 	if err != nil {
 		return err
 	}
-	if err := b.o.Groups.Program(ctx, inst.GroupID, "provision", values); err != nil {
+	if _, err := b.o.Groups.Program(ctx, inst.GroupID, "provision", values); err != nil {
 		return fmt.Errorf("run provision hook in group %q: %w", inst.GroupID, err)
 	}
 	return nil
@@ -165,5 +165,6 @@ func hookValues(instanceID string, r store.Binding, s bindingSecrets) (map[strin
 		"password":   s.Password,
 		"number":     s.Number,
 		"parameters": parameters,
+		"route":      map[string]any{"host": s.Route.Host, "port": s.Route.Port, "path": s.Route.Path},
 	}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/big"
 
+	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/store"
 )
 
@@ -17,7 +18,9 @@ type bindingSecrets struct {
 	Password    string          `json:"password"`
 	Number      int             `json:"number"`
 	Parameters  json.RawMessage `json:"parameters,omitempty"`
+	Route       route           `json:"route,omitzero"`
 	Credentials json.RawMessage `json:"credentials,omitempty"` // once the binding is ready
+	Other       catalog.Access  `json:"other,omitzero"`        // what it has besides credentials
 }
 
 func (b *Broker) sealBinding(id string, s bindingSecrets) ([]byte, error) {

@@ -103,7 +103,7 @@ func (b *Broker) runUnbind(ctx context.Context, inst store.Instance, r store.Bin
 	if err != nil {
 		return err
 	}
-	if err := b.o.Groups.Program(ctx, inst.GroupID, "unbind", values); err != nil {
+	if _, err := b.o.Groups.Program(ctx, inst.GroupID, "unbind", values); err != nil {
 		return fmt.Errorf("run unbind hook in group %q: %w", inst.GroupID, err)
 	}
 	return nil

@@ -2,7 +2,9 @@ package catalog
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 )
 
 // Recipe says how one kind of middleware lives in a container group: what it
@@ -36,6 +38,23 @@ type Recipe struct {
 	// that sees CredentialValues. A value that is only digits after rendering
 	// is given as a JSON number when the key is "port" or ends in "_port".
 	Credentials map[string]string `yaml:"credentials" json:"credentials"`
+	// What a binding of the other kinds has besides credentials. Each is a template
+	// that sees CredentialValues, and is left out when it renders to nothing. The
+	// offering must list the permission in Requires: syslog_drain for SyslogDrainURL,
+	// route_forwarding for RouteServiceURL, volume_mount for VolumeMounts.
+	SyslogDrainURL  string        `yaml:"syslog_drain_url,omitempty" json:"syslog_drain_url,omitempty"`
+	RouteServiceURL string        `yaml:"route_service_url,omitempty" json:"route_service_url,omitempty"`
+	VolumeMounts    []VolumeMount `yaml:"volume_mounts,omitempty" json:"volume_mounts,omitempty"`
+}
+
+// VolumeMount is OSB's "Volume Mount Object" for a shared device. All values are
+// templates that see CredentialValues.
+type VolumeMount struct {
+	Driver       string            `yaml:"driver" json:"driver"`
+	ContainerDir string            `yaml:"container_dir" json:"container_dir"`
+	Mode         string            `yaml:"mode" json:"mode"` // renders to r or rw
+	VolumeID     string            `yaml:"volume_id" json:"volume_id"`
+	MountConfig  map[string]string `yaml:"mount_config,omitempty" json:"mount_config,omitempty"`
 }
 
 // Role is one kind of member.
@@ -95,6 +114,10 @@ type Program struct {
 	// Env and Stdin are templates.
 	Env   map[string]string `yaml:"env,omitempty" json:"env,omitempty"`
 	Stdin string            `yaml:"stdin,omitempty" json:"stdin,omitempty"`
+	// Output names what Bind gives back: its standard output is then one JSON object
+	// with these members, which are texts, and Credentials may use them as
+	// {{.output.name}}. Only for Bind.
+	Output []string `yaml:"output,omitempty" json:"output,omitempty"`
 	// TimeoutSeconds bounds a run; default 30.
 	TimeoutSeconds int `yaml:"timeout_seconds,omitempty" json:"timeout_seconds,omitempty"`
 }
@@ -132,12 +155,16 @@ var StartValues = []string{"member", "memory_mib", "cpu", "disk_mib", "host", "p
 //	password    its password, [A-Za-z0-9]{32}; Unbind gets a new one that nobody learns
 //	number      a number from 1 to 50000 that is unique among the bindings of the instance
 //	parameters  the validated parameters of this call, an object; missing keys are errors: use {{with index .parameters "key"}}
+//	route       the route of a route binding, an object: host (a DNS name in small letters or
+//	            an IPv4 address), port (0 when not given), path ("" or "/…", of unreserved
+//	            characters and slashes); all empty for others
 //	host, ports as above
-var HookValues = []string{"instance", "binding", "username", "password", "number", "parameters", "host", "ports"}
+var HookValues = []string{"instance", "binding", "username", "password", "number", "parameters", "route", "host", "ports"}
 
 // CredentialValues are what templates of Credentials may use: those of
-// HookValues, with host as the advertised host name.
-var CredentialValues = HookValues
+// HookValues, with host as the advertised host name, and output, the object that
+// Bind gave back.
+var CredentialValues = append(slices.Clone(HookValues), "output")
 
 // Offering is what the catalog shows of a recipe. Field names follow OSB.
 type Offering struct {
@@ -147,6 +174,8 @@ type Offering struct {
 	Requires    []string       `yaml:"requires,omitempty" json:"requires,omitempty"`
 	Metadata    map[string]any `yaml:"metadata,omitempty" json:"metadata,omitempty"`
 	Plans       []Plan         `yaml:"plans" json:"plans"`
+	// RequiresApp refuses bindings without an app_guid.
+	RequiresApp bool `yaml:"requires_app,omitempty" json:"requires_app,omitempty"`
 	// ProvisionSchema and BindSchema are JSON schemas (2020-12 or draft-07,
 	// "$schema" required) for the parameters; none means that only an empty
 	// object is accepted.
@@ -156,12 +185,18 @@ type Offering struct {
 
 // Plan is a service plan: sizes for each role.
 type Plan struct {
-	ID          string          `yaml:"id" json:"id"`
-	Name        string          `yaml:"name" json:"name"`
-	Description string          `yaml:"description" json:"description"`
-	Free        *bool           `yaml:"free,omitempty" json:"free,omitempty"` // default true, as in OSB
-	Metadata    map[string]any  `yaml:"metadata,omitempty" json:"metadata,omitempty"`
-	Members     map[string]Size `yaml:"members" json:"members"` // by role; every role must be there
+	ID          string         `yaml:"id" json:"id"`
+	Name        string         `yaml:"name" json:"name"`
+	Description string         `yaml:"description" json:"description"`
+	Free        *bool          `yaml:"free,omitempty" json:"free,omitempty"` // default true, as in OSB
+	Metadata    map[string]any `yaml:"metadata,omitempty" json:"metadata,omitempty"`
+	// MaximumPollingDuration is how many seconds a platform should poll, and after
+	// which the broker gives up and cleans up; 0 leaves it to the broker's own limit.
+	MaximumPollingDuration int `yaml:"maximum_polling_duration,omitempty" json:"maximum_polling_duration,omitempty"`
+	// BindingLifetimeSeconds is how long a binding is valid, and the most that the bind
+	// parameter lifetime_seconds can ask for; 0 is without end.
+	BindingLifetimeSeconds int             `yaml:"binding_lifetime_seconds,omitempty" json:"binding_lifetime_seconds,omitempty"`
+	Members                map[string]Size `yaml:"members" json:"members"` // by role; every role must be there
 	// Environment is added to the recipe's.
 	Environment map[string]string `yaml:"environment,omitempty" json:"environment,omitempty"`
 }
@@ -191,3 +226,24 @@ func (r Recipe) Program(which string) (*Program, error) {
 // CanonicalJSON is the form of a recipe that goes into a definition: what
 // changes how members live, without what only the catalog shows.
 func (r Recipe) CanonicalJSON() (json.RawMessage, error) { return json.Marshal(r) }
+
+// ReadOutput reads what the program printed, by the names in Output; nil when it
+// has none.
+func (p Program) ReadOutput(stdout string) (map[string]string, error) {
+	if len(p.Output) == 0 {
+		return nil, nil
+	}
+	var all map[string]string
+	if err := json.Unmarshal([]byte(stdout), &all); err != nil {
+		return nil, errors.New("its output is not a JSON object of texts")
+	}
+	out := make(map[string]string, len(p.Output))
+	for _, name := range p.Output {
+		text, ok := all[name]
+		if !ok {
+			return nil, fmt.Errorf("its output has no %q", name)
+		}
+		out[name] = text
+	}
+	return out, nil
+}

@@ -58,7 +58,9 @@ func (c *checker) environmentNames() []string {
 }
 
 func (c *checker) hookScope(hook string) scope {
-	s := scope{what: hook, values: HookValues, known: map[string][]string{"ports": c.endpointNames()}, schema: c.recipe.Offering.BindSchema}
+	s := scope{what: hook, values: HookValues, known: map[string][]string{
+		"ports": c.endpointNames(), "route": {"host", "port", "path"},
+	}, schema: c.recipe.Offering.BindSchema}
 	if hook == "provision" {
 		s.schema = c.recipe.Offering.ProvisionSchema
 	}
@@ -68,6 +70,9 @@ func (c *checker) hookScope(hook string) scope {
 func (c *checker) credentialScope() scope {
 	s := c.hookScope("bind")
 	s.what, s.values = "credentials", CredentialValues
+	if c.recipe.Bind != nil {
+		s.known["output"] = c.recipe.Bind.Output
+	}
 	return s
 }
 

@@ -114,6 +114,56 @@ func RenderProgram(p Program, values map[string]any) (Program, error) {
 	return p, nil
 }
 
+// Access is what a binding gives to its application, rendered.
+type Access struct {
+	Credentials     map[string]any `json:"credentials,omitempty"`
+	SyslogDrainURL  string         `json:"syslog_drain_url,omitempty"`
+	RouteServiceURL string         `json:"route_service_url,omitempty"`
+	VolumeMounts    []VolumeMount  `json:"volume_mounts,omitempty"`
+}
+
+// RenderAccess renders all that a binding has with CredentialValues.
+func (r Recipe) RenderAccess(values map[string]any) (a Access, err error) {
+	if a.Credentials, err = r.RenderCredentials(values); err != nil {
+		return Access{}, err
+	}
+	for _, text := range []struct {
+		name string
+		from string
+		to   *string
+	}{{"syslog_drain_url", r.SyslogDrainURL, &a.SyslogDrainURL}, {"route_service_url", r.RouteServiceURL, &a.RouteServiceURL}} {
+		s, err := Render(text.from, values)
+		if err != nil {
+			return Access{}, fmt.Errorf("%s: %w", text.name, err)
+		}
+		*text.to = strings.TrimSpace(s)
+	}
+	for i, v := range r.VolumeMounts {
+		m, err := v.render(values)
+		if err != nil {
+			return Access{}, fmt.Errorf("volume mount %d: %w", i+1, err)
+		}
+		a.VolumeMounts = append(a.VolumeMounts, m)
+	}
+	return a, nil
+}
+
+func (v VolumeMount) render(values map[string]any) (m VolumeMount, err error) {
+	for _, text := range []struct {
+		from string
+		to   *string
+	}{{v.Driver, &m.Driver}, {v.ContainerDir, &m.ContainerDir}, {v.Mode, &m.Mode}, {v.VolumeID, &m.VolumeID}} {
+		if *text.to, err = Render(text.from, values); err != nil {
+			return m, err
+		}
+	}
+	if m.Mode != "r" && m.Mode != "rw" {
+		return m, fmt.Errorf("mode is neither r nor rw")
+	}
+	m.MountConfig, err = RenderAll(v.MountConfig, values)
+	return m, err
+}
+
 var digits = regexp.MustCompile(`^(0|[1-9][0-9]{0,8})$`)
 
 // RenderCredentials makes a binding's credentials object. Ports become numbers.

@@ -83,7 +83,44 @@ func (c *checker) check() {
 		c.want(key != "", place{"credentials"}, "a credential needs a name")
 		c.template(text, place{"credentials", key}, c.credentialScope())
 	}
+	c.access()
 	c.offering(r.Offering)
+}
+
+// access checks what a binding has besides credentials, and that the offering
+// asks for the permission that it needs.
+func (c *checker) access() {
+	r, s := c.recipe, c.credentialScope()
+	c.template(r.SyslogDrainURL, place{"syslog_drain_url"}, s)
+	c.template(r.RouteServiceURL, place{"route_service_url"}, s)
+	for i, v := range r.VolumeMounts {
+		at := place{"volume_mounts", i}
+		for name, text := range map[string]string{"driver": v.Driver, "container_dir": v.ContainerDir, "mode": v.Mode, "volume_id": v.VolumeID} {
+			c.want(strings.TrimSpace(text) != "", at.at(name), "a volume mount needs a %s", name)
+			c.template(text, at.at(name), s)
+		}
+		for name, text := range v.MountConfig {
+			c.template(text, at.at("mount_config", name), s)
+		}
+	}
+	for _, kind := range []struct {
+		there            bool
+		name, permission string
+	}{
+		{r.SyslogDrainURL != "", "syslog_drain_url", "syslog_drain"},
+		{r.RouteServiceURL != "", "route_service_url", "route_forwarding"},
+		{len(r.VolumeMounts) > 0, "volume_mounts", "volume_mount"},
+	} {
+		required := slices.Contains(r.Offering.Requires, kind.permission)
+		c.want(!kind.there || required, place{kind.name}, "a recipe with %s needs offering.requires: [%s]", kind.name, kind.permission)
+		c.want(kind.there || !required, place{"offering", "requires"}, "an offering that requires %s needs %s", kind.permission, kind.name)
+	}
+	for _, p := range []struct {
+		name    string
+		program *Program
+	}{{"provision", r.Provision}, {"unbind", r.Unbind}} {
+		c.want(p.program == nil || len(p.program.Output) == 0, place{p.name, "output"}, "only bind gives something back")
+	}
 }
 
 // variables checks the names of an environment.
@@ -174,6 +211,9 @@ func (c *checker) program(p *Program, at place, s scope) {
 		c.template(text, at.at("env", name), s)
 	}
 	c.template(p.Stdin, at.at("stdin"), s)
+	for i, name := range p.Output {
+		c.want(endpointName.MatchString(name), at.at("output", i), "the output's name %q does not fit %s", name, endpointName)
+	}
 	c.want(p.TimeoutSeconds >= 0 && p.TimeoutSeconds <= 3600, at.at("timeout_seconds"), "the timeout of %d seconds is not between 1 and 3600", p.TimeoutSeconds)
 }
 
@@ -219,6 +259,8 @@ func (c *checker) offering(o Offering) {
 		c.want(strings.TrimSpace(p.Description) != "", here.at("description"), "the plan %s needs a description", strconv.Quote(p.Name))
 		c.plainData(p.Metadata, here.at("metadata"))
 		c.variables(p.Environment, here.at("environment"))
+		c.want(p.MaximumPollingDuration >= 0, here.at("maximum_polling_duration"), "a duration cannot be negative")
+		c.want(p.BindingLifetimeSeconds >= 0, here.at("binding_lifetime_seconds"), "a duration cannot be negative")
 		c.sizes(p, here)
 	}
 }

@@ -92,6 +92,7 @@ type Tenancy interface {
 	// members had to be killed for it.
 	Cutoff(ctx context.Context, id string) error
 	// Program runs one of the recipe's programs in the leader, with
-	// catalog.HookValues; which is "provision", "bind" or "unbind".
-	Program(ctx context.Context, g Group, which string, values map[string]any) error
+	// catalog.HookValues; which is "provision", "bind" or "unbind". It returns what
+	// the program's Output names.
+	Program(ctx context.Context, g Group, which string, values map[string]any) (map[string]string, error)
 }

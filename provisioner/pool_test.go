@@ -353,7 +353,7 @@ func TestTenantPrograms(t *testing.T) {
 		ctx := t.Context()
 		lent := s.provision(d, "i")
 		values := map[string]any{"username": "u"}
-		if err := s.pool.Program(ctx, lent, "bind", values); err != nil {
+		if _, err := s.pool.Program(ctx, lent, "bind", values); err != nil {
 			t.Fatal(err)
 		}
 		calls := s.backend.Calls("program")
@@ -365,22 +365,23 @@ func TestTenantPrograms(t *testing.T) {
 		if len(values) != 1 {
 			t.Error("the caller's values were changed")
 		}
-		if err := s.pool.Program(ctx, lent, "unbind", values); err != nil || len(s.backend.Calls("program")) != 1 {
+		if _, err := s.pool.Program(ctx, lent, "unbind", values); err != nil || len(s.backend.Calls("program")) != 1 {
 			t.Errorf("program that the recipe has not: %v", err)
 		}
-		if err := s.pool.Program(ctx, lent, "nonsense", values); err == nil {
+		if _, err := s.pool.Program(ctx, lent, "nonsense", values); err == nil {
 			t.Error("nonsense accepted")
 		}
-		c, err := s.pool.Credentials(ctx, lent, values)
+		a, err := s.pool.Access(ctx, lent, values)
+		c := a.Credentials
 		if err != nil || c["port"] != g.Endpoints[0].Port || c["admin_port"] != g.Endpoints[1].Port || c["username"] != "u" || c["host"] != "127.0.0.1" {
 			t.Errorf("credentials %v, %v", c, err)
 		}
-		if _, err := s.pool.Credentials(ctx, lent, nil); err == nil {
+		if _, err := s.pool.Access(ctx, lent, nil); err == nil {
 			t.Error("missing value accepted")
 		}
 		s.sleep(3 * time.Second)
 		for _, id := range []string{"none", s.groups(store.GroupWarm)[0].ID} {
-			if s.pool.Publish(ctx, id) == nil || s.pool.Program(ctx, id, "bind", values) == nil {
+			if s.pool.Publish(ctx, id) == nil || errorOf(s.pool.Program(ctx, id, "bind", values)) == nil {
 				t.Errorf("group %q without a tenant was used", id)
 			}
 		}
@@ -439,3 +440,5 @@ func TestNewRefuses(t *testing.T) {
 		}
 	})
 }
+
+func errorOf(_ map[string]string, err error) error { return err }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/store"
 )
 
@@ -68,28 +69,28 @@ func (p *Pool) Publish(ctx context.Context, groupID string) error {
 }
 
 // Program runs one of the recipe's programs in a claimed group with
-// catalog.HookValues; host and ports are added. Nothing happens where the
-// recipe has no such program.
-func (p *Pool) Program(ctx context.Context, groupID, which string, values map[string]any) error {
-	g, err := p.claimed(ctx, groupID)
-	if err != nil {
-		return err
-	}
-	program, err := g.Definition.Recipe.Program(which)
-	if err != nil || program == nil {
-		return err
-	}
-	return p.o.Backend.Program(ctx, g, which, located(values, g.Endpoints))
-}
-
-// Credentials renders the recipe's credentials with catalog.CredentialValues;
-// host and ports are added.
-func (p *Pool) Credentials(ctx context.Context, groupID string, values map[string]any) (map[string]any, error) {
+// catalog.HookValues; host and ports are added. It returns the program's output.
+// Nothing happens where the recipe has no such program.
+func (p *Pool) Program(ctx context.Context, groupID, which string, values map[string]any) (map[string]string, error) {
 	g, err := p.claimed(ctx, groupID)
 	if err != nil {
 		return nil, err
 	}
-	return g.Definition.Recipe.RenderCredentials(located(values, g.Endpoints))
+	program, err := g.Definition.Recipe.Program(which)
+	if err != nil || program == nil {
+		return nil, err
+	}
+	return p.o.Backend.Program(ctx, g, which, located(values, g.Endpoints))
+}
+
+// Access renders what a binding gets with catalog.CredentialValues; host and
+// ports are added.
+func (p *Pool) Access(ctx context.Context, groupID string, values map[string]any) (catalog.Access, error) {
+	g, err := p.claimed(ctx, groupID)
+	if err != nil {
+		return catalog.Access{}, err
+	}
+	return g.Definition.Recipe.RenderAccess(located(values, g.Endpoints))
 }
 
 // located adds where the group is published.

@@ -176,7 +176,7 @@ func (b *backend) Reset(ctx context.Context, g provisioner.Group) (provisioner.O
 }
 
 // Program does what a recipe's hooks would do to logins.
-func (b *backend) Program(ctx context.Context, g provisioner.Group, which string, values map[string]any) error {
+func (b *backend) Program(ctx context.Context, g provisioner.Group, which string, values map[string]any) (map[string]string, error) {
 	run := Run{Group: g.ID, Which: which, Values: maps.Clone(values)}
 	b.mu.Lock()
 	b.runs = append(b.runs, run)
@@ -184,11 +184,11 @@ func (b *backend) Program(ctx context.Context, g provisioner.Group, which string
 	b.mu.Unlock()
 	if hook != nil {
 		if err := hook(ctx, run); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := b.Memory.Program(ctx, g, which, values); err != nil {
-		return err
+	if _, err := b.Memory.Program(ctx, g, which, values); err != nil {
+		return nil, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -203,7 +203,7 @@ func (b *backend) Program(ctx context.Context, g provisioner.Group, which string
 	case which == "bind", which == "unbind" && known:
 		users[name] = password
 	}
-	return nil
+	return nil, nil
 }
 
 // demand counts what the broker reported.

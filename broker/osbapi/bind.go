@@ -6,15 +6,20 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/pivotal-cf/brokerapi/v10/domain"
+
 	"github.com/remuda/remuda/broker"
 	"github.com/remuda/remuda/store"
 )
 
 // binding is the answer about a binding. brokerapi's has no endpoints.
 type binding struct {
-	Credentials json.RawMessage   `json:"credentials,omitempty"`
-	Endpoints   []bindingEndpoint `json:"endpoints,omitempty"`
-	Parameters  json.RawMessage   `json:"parameters,omitempty"` // when fetched
+	Credentials     json.RawMessage      `json:"credentials,omitempty"`
+	SyslogDrainURL  string               `json:"syslog_drain_url,omitempty"`
+	RouteServiceURL string               `json:"route_service_url,omitempty"`
+	VolumeMounts    []domain.VolumeMount `json:"volume_mounts,omitempty"`
+	Endpoints       []bindingEndpoint    `json:"endpoints,omitempty"`
+	Parameters      json.RawMessage      `json:"parameters,omitempty"` // when fetched
 }
 
 // bindingEndpoint is OSB's "Endpoint Object"; ports are strings, "443" or "9000-9010".
@@ -42,11 +47,30 @@ func (a *API) bind(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	ans := answer{status: http.StatusOK, body: binding{Credentials: result.Credentials, Endpoints: endpoints(result.Endpoints)}}
+	ans := answer{status: http.StatusOK, body: bindingOf(result)}
 	if result.Created {
 		ans.status = http.StatusCreated
 	}
 	return ans, nil
+}
+
+// bindingOf is the answer of a binding that exists, without its parameters.
+func bindingOf(r broker.BindResult) binding {
+	b := binding{
+		Credentials: r.Credentials, SyslogDrainURL: r.Other.SyslogDrainURL, RouteServiceURL: r.Other.RouteServiceURL,
+		Endpoints: endpoints(r.Endpoints),
+	}
+	for _, v := range r.Other.VolumeMounts {
+		m := domain.VolumeMount{
+			Driver: v.Driver, ContainerDir: v.ContainerDir, Mode: v.Mode, DeviceType: "shared",
+			Device: domain.SharedDevice{VolumeId: v.VolumeID, MountConfig: map[string]any{}},
+		}
+		for key, value := range v.MountConfig {
+			m.Device.MountConfig[key] = value
+		}
+		b.VolumeMounts = append(b.VolumeMounts, m)
+	}
+	return b
 }
 
 func bindRequest(f fields) (r broker.BindRequest, err error) {
@@ -71,6 +95,9 @@ func bindRequest(f fields) (r broker.BindRequest, err error) {
 		return r, err
 	} else if guid != "" {
 		r.AppGUID = guid
+	}
+	if r.Route, err = resource.text("route"); err != nil || r.Route == "" && resource.has("route") {
+		return r, invalid("bind_resource.route must be a non-empty string.")
 	}
 	return r, nil
 }

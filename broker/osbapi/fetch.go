@@ -44,7 +44,7 @@ func (a *API) fetchBinding(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{status: http.StatusOK, body: binding{
-		Credentials: result.Credentials, Endpoints: endpoints(result.Endpoints), Parameters: result.Parameters,
-	}}, nil
+	body := bindingOf(result)
+	body.Parameters = result.Parameters
+	return answer{status: http.StatusOK, body: body}, nil
 }

@@ -61,11 +61,11 @@ type timedGroups struct {
 	metrics *poolMetrics
 }
 
-func (g timedGroups) Program(ctx context.Context, groupID, which string, values map[string]any) error {
+func (g timedGroups) Program(ctx context.Context, groupID, which string, values map[string]any) (map[string]string, error) {
 	began := time.Now()
-	err := g.Pool.Program(ctx, groupID, which, values)
+	output, err := g.Pool.Program(ctx, groupID, which, values)
 	g.metrics.hooks.WithLabelValues(which, outcome(err)).Observe(time.Since(began).Seconds())
-	return err
+	return output, err
 }
 
 // levelCollector reads the pool's levels when metrics are asked for.

@@ -92,7 +92,7 @@ syswrite($c, "HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{\"exit_code\":0}"); 
 		return
 	}
 	values := map[string]any{"parameters": map[string]any{"script": "echo secret-of-the-broker"}}
-	_ = g.target.Backend.Program(t.Context(), g.group, "provision", values)
+	_, _ = g.target.Backend.Program(t.Context(), g.group, "provision", values)
 	if heard := g.shell(t, "cat /tmp/heard 2>/dev/null"); strings.Contains(heard, "secret-of-the-broker") {
 		t.Error("a process of the member takes the agent's place and is told secrets")
 	}

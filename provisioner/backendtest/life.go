@@ -128,7 +128,7 @@ func nothingThere(t *testing.T, s Subject) {
 		"reset":   reset,
 		"publish": s.Backend.Publish(ctx, g),
 		"cutoff":  s.Backend.Cutoff(ctx, g.ID),
-		"program": s.Backend.Program(ctx, g, "bind", nil),
+		"program": errorOf(s.Backend.Program(ctx, g, "bind", nil)),
 	} {
 		if !errors.Is(err, provisioner.ErrNoGroup) {
 			t.Errorf("%s of nothing: got %v, want ErrNoGroup", name, err)
@@ -258,3 +258,5 @@ func cancelledCreate(t *testing.T, s Subject) {
 	_, o := s.create(t, "a1")
 	complete(t, s, o, 1)
 }
+
+func errorOf(_ map[string]string, err error) error { return err }

@@ -273,8 +273,8 @@ func (m *Memory) Cutoff(ctx context.Context, id string) error {
 }
 
 // Program implements provisioner.Backend. It only notes the call.
-func (m *Memory) Program(ctx context.Context, g provisioner.Group, which string, values map[string]any) error {
-	return m.tenancy(ctx, Call{Method: "program", Group: g.ID, Generation: g.Generation, Program: which, Values: values}, func(*memoryGroup) {})
+func (m *Memory) Program(ctx context.Context, g provisioner.Group, which string, values map[string]any) (map[string]string, error) {
+	return nil, m.tenancy(ctx, Call{Method: "program", Group: g.ID, Generation: g.Generation, Program: which, Values: values}, func(*memoryGroup) {})
 }
 
 func (m *Memory) tenancy(ctx context.Context, c Call, do func(*memoryGroup)) error {

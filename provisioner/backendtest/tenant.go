@@ -138,7 +138,7 @@ func (g *tenant) address(name string) string {
 func (g *tenant) admin(t testing.TB, script string) string {
 	t.Helper()
 	values := map[string]any{"parameters": map[string]any{"script": "{\n" + script + "\n} >/dev/shm/said 2>&1 </dev/null\nchmod 644 /dev/shm/said\n"}}
-	if err := g.target.Backend.Program(t.Context(), g.group, "provision", values); err != nil {
+	if _, err := g.target.Backend.Program(t.Context(), g.group, "provision", values); err != nil {
 		t.Fatalf("run a script in %s: %v", g.group.ID, err)
 	}
 	return g.shell(t, "cat /dev/shm/said; rm -f /dev/shm/said")
@@ -203,11 +203,13 @@ func (g *tenant) bind(t testing.TB) map[string]any {
 	values := map[string]any{
 		"instance": "instance", "binding": fmt.Sprintf("binding-%d", g.number), "username": fmt.Sprintf("u%015d", g.number),
 		"password": strings.Repeat("Secret", 5) + fmt.Sprintf("%02d", g.number), "number": g.number,
-		"parameters": map[string]any{}, "host": host, "ports": ports,
+		"parameters": map[string]any{}, "route": map[string]any{"host": "", "port": 0, "path": ""}, "host": host, "ports": ports,
 	}
-	if err := g.target.Backend.Program(t.Context(), g.group, "bind", values); err != nil {
+	output, err := g.target.Backend.Program(t.Context(), g.group, "bind", values)
+	if err != nil {
 		t.Fatalf("bind: %v", err)
 	}
+	values["output"] = output
 	credentials, err := g.group.Definition.Recipe.RenderCredentials(values)
 	if err != nil {
 		t.Fatal(err)

@@ -204,15 +204,15 @@ func agentProgram(p catalog.Program, user string, values map[string]any) (*agent
 
 // runProgram runs a rendered program and fails when it does. The error holds
 // what the program said, for the operator's log only.
-func (m *member) runProgram(ctx context.Context, p *agent.Program) error {
+func (m *member) runProgram(ctx context.Context, p *agent.Program) (stdout string, err error) {
 	res, err := m.client.Run(ctx, *p)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if res.ExitCode != 0 {
-		return fmt.Errorf("it ended with %d: %s", res.ExitCode, tail(res.Stderr+res.Stdout, 500))
+		return "", fmt.Errorf("it ended with %d: %s", res.ExitCode, tail(res.Stderr+res.Stdout, 500))
 	}
-	return nil
+	return res.Stdout, nil
 }
 
 func tail(s string, n int) string {

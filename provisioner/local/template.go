@@ -84,7 +84,7 @@ func (b *Backend) fillTemplate(ctx context.Context, d provisioner.Definition, pm
 	if err != nil {
 		return err
 	}
-	if err := m.runProgram(ctx, p); err != nil {
+	if _, err := m.runProgram(ctx, p); err != nil {
 		return fmt.Errorf("the recipe's template program: %w", err)
 	}
 	return clearDir(filepath.Join(dir, "tmp"))

@@ -136,27 +136,32 @@ func (b *Backend) Cutoff(ctx context.Context, id string) error {
 }
 
 // Program implements provisioner.Tenancy.
-func (b *Backend) Program(ctx context.Context, g provisioner.Group, which string, values map[string]any) error {
+func (b *Backend) Program(ctx context.Context, g provisioner.Group, which string, values map[string]any) (map[string]string, error) {
 	r, err := b.record(g.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	members, err := b.members(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	recipe := r.snapshot().Definition.Recipe
 	p, err := recipe.Program(which)
 	if err != nil || p == nil {
-		return err
+		return nil, err
 	}
 	leader := members[0]
 	rendered, err := agentProgram(*p, leader.Role.User, values)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := leader.runProgram(ctx, rendered); err != nil {
-		return fmt.Errorf("program %q of recipe %q in %s: %w", which, recipe.Name, leader.id(), err)
+	stdout, err := leader.runProgram(ctx, rendered)
+	if err != nil {
+		return nil, fmt.Errorf("program %q of recipe %q in %s: %w", which, recipe.Name, leader.id(), err)
 	}
-	return nil
+	output, err := p.ReadOutput(stdout)
+	if err != nil {
+		return nil, fmt.Errorf("program %q of recipe %q in %s: %w", which, recipe.Name, leader.id(), err)
+	}
+	return output, nil
 }

@@ -1,0 +1,22 @@
+package broker
+
+import "testing"
+
+func TestReadRoute(t *testing.T) {
+	good := map[string]route{
+		"app.example.com":             {Host: "app.example.com"},
+		"https://App.Example.com./a/": {Host: "app.example.com", Path: "/a"},
+		"10.1.2.3:8080/x/y":           {Host: "10.1.2.3", Port: 8080, Path: "/x/y"},
+		"http://app:80":               {Host: "app", Port: 80},
+	}
+	for text, want := range good {
+		if got, err := readRoute(text); err != nil || got != want {
+			t.Errorf("%q is %+v, %v; want %+v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "/", "a b", "a;b", "a:", "a:0", "a:65536", "a:b", "[::1]", "127.1", "1.2.3.4.5", "0x7f.1.1.1.9", "a/$b", "user@host", "a..b", "-a", "a/\n", "ftp://a"} {
+		if got, err := readRoute(text); err == nil {
+			t.Errorf("%q is %+v", text, got)
+		}
+	}
+}
