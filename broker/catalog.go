@@ -15,6 +15,7 @@ func (b *Broker) Catalog() []catalog.Recipe { return b.o.Catalog }
 type plan struct {
 	offering, name  string // as Groups wants them
 	provision, bind *catalog.ParameterValidator
+	needsRoute      bool // bindings are of routes only
 }
 
 // planIndex is service id → plan id → plan.
@@ -39,7 +40,7 @@ func indexPlans(recipes []catalog.Recipe) (planIndex, error) {
 			if plans[p.ID] != nil {
 				return nil, fmt.Errorf("plan id %q occurs twice in offering %q", p.ID, r.Name)
 			}
-			plans[p.ID] = &plan{offering: r.Name, name: p.Name, provision: provision, bind: bind}
+			plans[p.ID] = &plan{offering: r.Name, name: p.Name, provision: provision, bind: bind, needsRoute: r.RouteServiceURL != ""}
 		}
 		index[r.Offering.ID] = plans
 	}

@@ -120,8 +120,12 @@ func TestLoadFindsWhatIsUsedTwice(t *testing.T) {
 	if !errors.As(err, &faults) || len(faults) != 3 || !strings.HasPrefix(err.Error(), `b.yml:8: the name "memcached" is already used in a.yaml`) {
 		t.Errorf("error is %v", err)
 	}
+	builtin, err := catalog.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
 	recipes, err := catalog.Load(catalog.BuiltinFiles(), fstest.MapFS{"a.yaml": {Data: []byte(text)}})
-	if err != nil || len(recipes) != 6 || recipes[0].Name != "ftp" {
+	if err != nil || len(recipes) != len(builtin)+1 || recipes[0].Name != "ftp" {
 		t.Errorf("%d recipes, %v", len(recipes), err)
 	}
 }
@@ -140,6 +144,9 @@ func TestBuiltinCredentials(t *testing.T) {
 		"ftp": "ftp://u123:pw@h.example:4004/", "http": "http://h.example:4005/",
 	}
 	for _, r := range recipes {
+		if r.RouteServiceURL != "" {
+			continue // has none
+		}
 		c, err := r.RenderCredentials(values)
 		if err != nil {
 			t.Errorf("%s: %v", r.Name, err)

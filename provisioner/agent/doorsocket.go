@@ -21,7 +21,7 @@ func (a *Agent) OpenDoors(r OpenRequest) error {
 	if a.phase != Running {
 		return conflict("open doors: the agent is not running but %s", a.phase)
 	}
-	return a.doors.open(r.Poll)
+	return a.doors.open(r)
 }
 
 // CloseDoors ends every connection and refuses new ones.

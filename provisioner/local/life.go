@@ -95,7 +95,7 @@ func (b *Backend) startGeneration(ctx context.Context, r *record, members []*mem
 	if err != nil {
 		return err
 	}
-	if err := connectMembers(pids(members)); err != nil {
+	if err := connectMembers(pids(withNetwork(members))); err != nil {
 		return err
 	}
 	err = each(ctx, members, func(ctx context.Context, m *member) error { return m.start(ctx, generation, endpoints) })
@@ -207,7 +207,7 @@ func (b *Backend) Repair(ctx context.Context, g provisioner.Group) (provisioner.
 	if err != nil {
 		return none, err
 	}
-	if err := connectMembers(pids(members)); err != nil {
+	if err := connectMembers(pids(withNetwork(members))); err != nil {
 		return none, err
 	}
 	err = each(ctx, sick, func(ctx context.Context, m *member) error { return m.start(ctx, g.Generation, g.Endpoints) })
