@@ -96,6 +96,7 @@ var measurements = []measurement{
 	{"instances", (*bench).instances},
 	{"reset", (*bench).reset},
 	{"door", (*bench).door},
+	{"gateway", (*bench).gateway},
 	{"memory", (*bench).memory},
 	{"hundred", (*bench).hundred},
 }
