@@ -44,7 +44,7 @@ func newGateway(t *testing.T) *gateway {
 	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	g.host = newHost(t, wrapper, fmt.Sprintf("offerings: [gateway]\npools: {gateway/medium: {floor: 0}}\npublish: {host: %s, ports: 21000-21999}\negress: {deny: [10.255.0.0/16]}\n", n.here))
+	g.host = newHost(t, wrapper, g.settings("egress: {deny: [10.255.0.0/16]}"))
 	_, port, _ := net.SplitHostPort(g.listen)
 	g.listen = net.JoinHostPort(n.here, port)
 	g.start()
@@ -53,14 +53,28 @@ func newGateway(t *testing.T) *gateway {
 	return g
 }
 
-func (g *gateway) writeNames(text string) {
-	g.netT().Helper()
-	if err := os.WriteFile(g.names, []byte(text), 0o644); err != nil {
-		g.netT().Fatal(err)
+func (g *gateway) settings(more string) string {
+	return fmt.Sprintf("offerings: [gateway]\npools: {gateway/medium: {floor: 0}}\npublish: {host: %s, ports: 21000-21999}\n%s\n", g.net.here, more)
+}
+
+// tell starts another broker with other settings.
+func (g *gateway) tell(which, more string) {
+	g.t.Helper()
+	g.terminate()
+	if err := os.WriteFile(g.config, []byte(g.settings(more)), 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+	if !g.start() {
+		g.t.Fatalf("%s broker does not start", which)
 	}
 }
 
-func (g *gateway) netT() testing.TB { return g.net.t }
+func (g *gateway) writeNames(text string) {
+	g.net.t.Helper()
+	if err := os.WriteFile(g.names, []byte(text), 0o644); err != nil {
+		g.net.t.Fatal(err)
+	}
+}
 
 // instance provisions one that is warm.
 func (g *gateway) instance(id string) {
@@ -135,7 +149,7 @@ func (n *network) serve(h http.HandlerFunc) (address string) {
 	return s.Listener.Addr().String()
 }
 
-// here serves at an address of this host, and counts connections.
+// counted serves at an address of this host, and counts connections.
 func counted(t testing.TB, address string) (string, *atomic.Int64) {
 	t.Helper()
 	l, err := net.Listen("tcp4", address)
@@ -207,20 +221,20 @@ func (g *gateway) wire(t *testing.T) {
 	defer c.Close()
 	target := `/a%2Fb//../c/./;x=y?q=%20&x=[1]"{}^|~@:é`
 	target = strings.ReplaceAll(target, "é", "%C3%A9")
-	_, _ = fmt.Fprintf(c, "REPORT /%s HTTP/1.1\r\nHost: router.example\r\nX-CF-Forwarded-Url: http://%s%s\r\nX-CF-Proxy-Signature: s1g==\r\nX-CF-Proxy-Metadata: eyJ9\r\n"+
-		"X-Forwarded-For: 192.0.2.7, 192.0.2.8\r\nAuthorization: Bearer app\r\nX_Under: u\r\nCookie: a=b; c=d\r\nUser-Agent: me\r\nAccept-Encoding: br\r\nTE: trailers\r\n\r\n", path, l.Addr(), target)
+	_, _ = fmt.Fprintf(c, "REPORT /%s HTTP/1.1\r\nHost: router.example\r\nX_CF_Forwarded_Url: http://evil.test/\r\nX-CF-Forwarded-Url: http://%s%s\r\nX-CF-Proxy-Signature: s1g==\r\nX-CF-Proxy-Metadata: eyJ9\r\n"+
+		"X-Forwarded-For: 192.0.2.7, 192.0.2.8\r\nAuthorization: Bearer app\r\nCookie: a=b; c=d\r\nUser-Agent: me\r\nAccept-Encoding: br\r\nTE: trailers\r\n\r\n", path, l.Addr(), target)
 	head := <-got
 	line, rest, _ := strings.Cut(head, "\r\n")
 	if want := "REPORT " + target + " HTTP/1.1"; line != want {
 		t.Errorf("the request line is %q, want %q", line, want)
 	}
 	for _, want := range []string{"Host: " + l.Addr().String(), "X-CF-Forwarded-Url: http://" + l.Addr().String() + target, "X-CF-Proxy-Signature: s1g==", "X-CF-Proxy-Metadata: eyJ9",
-		"X-Forwarded-For: 192.0.2.7, 192.0.2.8", "Authorization: Bearer app", "X_Under: u", "Cookie: a=b; c=d", "User-Agent: me", "Accept-Encoding: br"} {
+		"X-Forwarded-For: 192.0.2.7, 192.0.2.8", "Authorization: Bearer app", "Cookie: a=b; c=d", "User-Agent: me", "Accept-Encoding: br"} {
 		if strings.Count("\r\n"+rest, "\r\n"+want+"\r\n") != 1 {
 			t.Errorf("%q did not arrive once:\n%s", want, rest)
 		}
 	}
-	if strings.Contains(head, "router.example") || strings.Contains(head, path) {
+	if strings.Contains(head, "router.example") || strings.Contains(head, "evil.test") || strings.Contains(head, path) {
 		t.Errorf("the application sees what is the gateway's:\n%s", head)
 	}
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -648,6 +662,21 @@ func TestGatewayLives(t *testing.T) {
 	g.start()
 	echoed(t, c, "with the next broker")
 	works("with the next broker")
+	g.tell("another", "egress: {deny: [10.255.0.0/16, "+g.net.app+"/32]}")
+	eventually(t, 10*time.Second, func() error {
+		if r := through(t, url, "http://"+app+"/"); r.status != 403 {
+			return fmt.Errorf("what the broker denies now: %d %s", r.status, r.body)
+		}
+		return nil
+	})
+	echoed(t, c, "of before")
+	g.tell("the first", "egress: {deny: [10.255.0.0/16]}")
+	eventually(t, 10*time.Second, func() error {
+		if r := through(t, url, "http://"+app+"/"); r.status != 200 {
+			return fmt.Errorf("what the broker allows again: %d %s", r.status, r.body)
+		}
+		return nil
+	})
 
 	group := g.groupOf("shop")
 	for i, role := range []string{"server", "egress"} {

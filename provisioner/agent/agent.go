@@ -230,6 +230,9 @@ func (a *Agent) State() State {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := State{Version: Version, Generation: a.number, Phase: a.phase, Reason: a.reason, Doors: a.doors.state()}
+	a.doors.mu.Lock()
+	s.Egress = a.doors.rules
+	a.doors.mu.Unlock()
 	if g := a.generation; g != nil {
 		var why string
 		s.Processes, why = g.state()

@@ -77,6 +77,7 @@ type State struct {
 	Reason     string         `json:"reason,omitempty"`
 	Processes  []ProcessState `json:"processes,omitempty"`
 	Doors      []DoorState    `json:"doors,omitempty"`
+	Egress     *Egress        `json:"egress,omitempty"` // as it was told
 }
 
 // ProcessState is how a kept process is doing.
@@ -103,11 +104,10 @@ type OpenRequest struct {
 	// where its processor time is not the member's: a member at its CPU limit
 	// would wait for its own door.
 	Poll bool `json:"poll,omitempty"`
-	// Egress must be there for an egress, and replaces what it was told before.
-	Egress *Egress `json:"egress,omitempty"`
 }
 
-// Egress says where an egress does not lead, besides to loopback, link-local,
+// Egress says where an egress does not lead (POST /v1/egress; it holds for all
+// connections from then on, and must be there before the door is opened), besides to loopback, link-local,
 // multicast, unspecified and reserved addresses, also when an IPv6 address only
 // carries one of those. What is checked is the address that is then connected to,
 // whatever name it had.

@@ -37,8 +37,8 @@ type doors struct {
 	mu     sync.Mutex
 	list   []*door
 	relays *relays // while there are doors
-	rules  Egress
-	names  *names // since the last opening
+	rules  *Egress // nil until it was told
+	names  *names  // since the last opening
 }
 
 type door struct {
@@ -62,14 +62,14 @@ type connection struct {
 }
 
 func newDoors(log *slog.Logger, limit int, egress bool) *doors {
-	return &doors{log: log, limit: limit, egress: egress}
+	return &doors{log: log, limit: limit, egress: egress, names: &names{}}
 }
 
 // way is what connections that lead out need.
 func (d *doors) way() (Egress, *names) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.rules, d.names
+	return *d.rules, d.names
 }
 
 // replace closes and forgets all doors and takes new ones, closed. The sockets
@@ -140,20 +140,18 @@ func (d *doors) check(list []Door, sockets []*os.File) error {
 	return nil
 }
 
-// open makes every door listen. Doors that are open stay as they are.
-func (d *doors) open(r OpenRequest) error {
-	if d.egress != (r.Egress != nil) {
-		return invalid("open doors: an egress, and nothing else, is told where it does not lead")
-	}
+// open makes every door listen. Doors that are open stay as they are. poll is
+// OpenRequest's.
+func (d *doors) open(poll bool) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.relays != nil {
-		d.relays.waiter.mayPoll.Store(r.Poll)
+		d.relays.waiter.mayPoll.Store(poll)
 	}
-	if d.egress {
-		d.rules, d.names = *r.Egress, &names{}
+	if d.egress && d.rules == nil {
+		return conflict("open doors: the egress was not told where it does not lead")
 	}
 	for _, o := range d.list {
 		if o.listener != nil {

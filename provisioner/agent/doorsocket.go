@@ -21,7 +21,18 @@ func (a *Agent) OpenDoors(r OpenRequest) error {
 	if a.phase != Running {
 		return conflict("open doors: the agent is not running but %s", a.phase)
 	}
-	return a.doors.open(r)
+	return a.doors.open(r.Poll)
+}
+
+// SetEgress says where an egress does not lead. It opens nothing.
+func (a *Agent) SetEgress(e Egress) error {
+	if !a.opts.Egress {
+		return invalid("set egress: this agent is none")
+	}
+	a.doors.mu.Lock()
+	defer a.doors.mu.Unlock()
+	a.doors.rules = &e
+	return nil
 }
 
 // CloseDoors ends every connection and refuses new ones.

@@ -191,7 +191,11 @@ func wayOut(t *testing.T, rules Egress) (*Client, int) {
 	must(t, err)
 	must(t, c.SendDoors(t.Context(), []Door{{Name: "out", Port: port, Origin: "7 9"}}, []*os.File{socket}))
 	must(t, socket.Close())
-	must(t, c.OpenDoors(t.Context(), OpenRequest{Egress: &rules}))
+	if err := c.OpenDoors(t.Context(), OpenRequest{}); !errors.Is(err, ErrConflict) {
+		t.Errorf("open without rules: %v", err)
+	}
+	must(t, c.SetEgress(t.Context(), rules))
+	must(t, c.OpenDoors(t.Context(), OpenRequest{}))
 	return c, port
 }
 
@@ -297,12 +301,16 @@ func TestEgressToItself(t *testing.T) {
 	must(t, err)
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
-	_, door := wayOut(t, Egress{Own: []OwnPorts{{First: port, Last: port}}})
+	c, door := wayOut(t, Egress{Deny: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}})
+	must(t, c.SetEgress(t.Context(), Egress{Own: []OwnPorts{{First: port, Last: port}}})) // while it is open
 	conn := dialOut(t, door, l.Addr().String())
 	_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", l.Addr())
 	must(t, err)
 	answer, err := io.ReadAll(conn)
 	must(t, err)
+	if s, err := c.State(t.Context()); err != nil || len(s.Egress.Own) != 1 || s.Egress.Deny != nil {
+		t.Errorf("state %+v %v", s.Egress, err)
+	}
 	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 403 ")) || !bytes.Contains(answer, []byte(refusedPlace.text)) {
 		t.Errorf("%q", answer)
 	}
@@ -322,9 +330,6 @@ func TestEgressOnly(t *testing.T) {
 	if err := c.SendDoors(t.Context(), []Door{{Name: "in", Port: port, Target: 80}}, []*os.File{socket}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a door to inside: %v", err)
 	}
-	if err := c.OpenDoors(t.Context(), OpenRequest{}); !errors.Is(err, ErrInvalid) {
-		t.Errorf("open without rules: %v", err)
-	}
 	b, err := c.Baseline(t.Context())
 	must(t, err)
 	if len(b.Listeners) != 0 {
@@ -332,6 +337,9 @@ func TestEgressOnly(t *testing.T) {
 	}
 	other := serveHere(t)
 	must(t, other.Start(t.Context(), StartRequest{User: me(t)}))
+	if err := other.SetEgress(t.Context(), Egress{}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("rules for another agent: %v", err)
+	}
 	if err := other.SendDoors(t.Context(), []Door{{Name: "out", Port: port}}, []*os.File{socket}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a door out of another agent: %v", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 
 	"github.com/remuda/remuda/catalog"
@@ -96,7 +97,16 @@ func (b *Backend) openEgress(ctx context.Context, members []*member) error {
 			return err
 		}
 	}
+	if err := m.client.SetEgress(ctx, *b.egressRules()); err != nil {
+		return fmt.Errorf("tell %s where it does not lead: %w", m.id(), err)
+	}
 	return m.openDoors(ctx)
+}
+
+// outdated says whether an egress was told something else than what holds now, by
+// a broker before this one.
+func (b *Backend) outdated(state agent.State) bool {
+	return state.Egress != nil && !reflect.DeepEqual(*state.Egress, *b.egressRules())
 }
 
 // staleEgress says whether the way out is in the network of a leader that is gone.

@@ -261,6 +261,12 @@ func (b *Backend) agentHealth(ctx context.Context, rec recordData, m memberRecor
 	switch {
 	case err != nil:
 		return false, "its agent does not answer: " + err.Error()
+	case b.outdated(st):
+		if err := b.client(rec.ID, m.Name).SetEgress(ctx, *b.egressRules()); err != nil {
+			return false, "it does not learn where it must not lead: " + err.Error()
+		}
+	}
+	switch {
 	case st.Generation != rec.Generation:
 		return false, fmt.Sprintf("it runs generation %d instead of %d", st.Generation, rec.Generation)
 	case st.Phase == agent.Running && !st.Healthy, st.Phase != agent.Running:

@@ -89,11 +89,7 @@ func (m *member) openDoors(ctx context.Context) error {
 	if free != nil {
 		m.b.opts.Logger.Warn("the doors' work counts against the member's CPU limit", "member", m.id(), "error", free)
 	}
-	r := agent.OpenRequest{Poll: free == nil}
-	if isEgress(m.Member) {
-		r.Egress = m.b.egressRules()
-	}
-	if err := m.client.OpenDoors(ctx, r); err != nil {
+	if err := m.client.OpenDoors(ctx, agent.OpenRequest{Poll: free == nil}); err != nil {
 		return fmt.Errorf("open the doors of %s: %w", m.id(), err)
 	}
 	return nil
