@@ -15,12 +15,12 @@ import (
 // proportional set size of its processes, which counts shared pages once.
 func (b *bench) memory(ctx context.Context) (rows []Row, err error) {
 	s, err := b.serve(ctx, "memory", "pools: {default: {floor: 0}, mysql/small: {floor: 1}, postgresql/small: {floor: 1}, "+
-		"redis/small: {floor: 1}, ftp/small: {floor: 1}, http/small: {floor: 1}}\n")
+		"redis/small: {floor: 1}, ftp/small: {floor: 1}, http/small: {floor: 1}, gateway/small: {floor: 1}}\n")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	offerings := []string{"mysql", "postgresql", "redis", "ftp", "http"}
+	offerings := []string{"mysql", "postgresql", "redis", "ftp", "http", "gateway"}
 	for _, offering := range offerings {
 		if err := s.settled(ctx, offering+"/small", 1); err != nil {
 			return nil, err
@@ -34,9 +34,13 @@ func (b *bench) memory(ctx context.Context) (rows []Row, err error) {
 		if err != nil {
 			return nil, err
 		}
-		agent, servers, err := memberPSS(g.Members[0].PID)
-		if err != nil {
-			return nil, err
+		agent, servers := 0, 0
+		for _, m := range g.Members {
+			a, s, err := memberPSS(m.PID)
+			if err != nil {
+				return nil, err
+			}
+			agent, servers = agent+a, servers+s
 		}
 		rows = append(rows, Row{What: offering + ", PSS of an idle warm group", Value: float64(agent+servers) / 1024, Unit: "MB",
 			Note: fmt.Sprintf("agent %.1f MB, servers %.1f MB", float64(agent)/1024, float64(servers)/1024)})

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -179,7 +180,7 @@ func TestGateway(t *testing.T) {
 	for name, test := range map[string]func(*gateway, *testing.T){
 		"Wire": (*gateway).wire, "Streams": (*gateway).streams, "WebSocket": (*gateway).webSocket, "LargeBodies": (*gateway).largeBodies,
 		"Rates": (*gateway).rates, "Password": (*gateway).password, "Addresses": (*gateway).addresses, "Places": (*gateway).places,
-		"Routes": (*gateway).routes, "Parameters": (*gateway).parameters, "TLS": (*gateway).tls, "Names": (*gateway).follows, "Unbind": (*gateway).unbinds,
+		"Routes": (*gateway).routes, "Parameters": (*gateway).parameters, "TLS": (*gateway).tls, "Busy": (*gateway).busy, "Names": (*gateway).follows, "Unbind": (*gateway).unbinds,
 	} {
 		t.Run(name, func(t *testing.T) {
 			g.t = t
@@ -541,6 +542,7 @@ func (g *gateway) routes(t *testing.T) {
 		{with, "http://" + app + "/v1/../v2", 403}, {with, "http://" + app + "/v1/%2E./v2", 403}, {with, "http://" + app + "/v1/..%2fv2", 403}, {with, "http://" + app + "/v1/..;/v2", 403},
 		{with, "http://" + other + "/v1", 403},
 		{whole, "http://" + app + "/", 200}, {whole, "http://" + other + "/", 200}, {whole, "http://" + app, 200}, {whole, "http://" + app + "?x=1", 200},
+		{whole, "http://" + app + "/?" + strings.Repeat("x", 20<<10), 200}, {whole, "http://" + app + "/" + strings.Repeat("x", 33<<10), 400},
 		{whole, "http://app.test:" + appPort + "/", 403}, {named, "http://app.test:" + appPort + "/", 200}, {named, "http://APP.TEST:" + appPort + "/", 200},
 		{named, "http://evil-app.test:" + appPort + "/", 403}, {named, "http://app.test.evil:" + appPort + "/", 403}, {named, "http://appxtest:" + appPort + "/", 403},
 		{whole, "", 400}, {whole, "/", 400}, {whole, "http:///", 400}, {whole, "ftp://" + app + "/", 400}, {whole, "http://u@" + app + "/", 400}, {whole, "http://u:p@" + app + "/", 400},
@@ -617,6 +619,44 @@ func (g *gateway) follows(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Requests notice nothing of the binds and unbinds of others.
+func (g *gateway) busy(t *testing.T) {
+	app := g.net.serve(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond)
+		ok(w, r)
+	})
+	url := g.route("shop", "busy", app, nil)
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	var good, bad atomic.Int64
+	for range 8 {
+		all.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if r := through(t, url, "http://"+app+"/"); r.status != 200 {
+					bad.Add(1)
+					t.Logf("%d %s", r.status, r.body)
+				} else {
+					good.Add(1)
+				}
+			}
+		})
+	}
+	for i := range 5 {
+		g.route("shop", fmt.Sprintf("busy-%d", i), "app.test", map[string]any{"requests_per_second": 5})
+		g.want("unbind", g.unbind("shop", fmt.Sprintf("busy-%d", i), g.plan), 200)
+	}
+	close(stop)
+	all.Wait()
+	if bad.Load() != 0 || good.Load() < 50 {
+		t.Errorf("%d requests went well, %d did not", good.Load(), bad.Load())
+	}
 }
 
 // An unbind ends what is under way for its binding; a bind ends nothing.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"os"
 	"runtime"
 	"testing"
 
@@ -66,22 +65,30 @@ func newNetwork(t testing.TB) *network {
 	return n
 }
 
-// on runs f on a thread in the namespace, if one is given, and throws it away.
+// on runs f on a thread in the namespace, if one is given, and brings the thread
+// back: it must not end, since the broker ends with the thread that started it.
 func (n *network) on(ns int, f func() error) {
 	n.t.Helper()
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the runtime ends the thread
-		if unix.Gettid() == os.Getpid() {
-			panic("the first thread cannot be thrown away")
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			done <- err
+			return
 		}
+		defer unix.Close(home)
 		if ns >= 0 {
-			if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-				done <- err
-				return
-			}
+			err = unix.Setns(ns, unix.CLONE_NEWNET)
 		}
-		done <- f()
+		if err == nil {
+			err = f()
+		}
+		if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
+			panic(back) // no test could go on
+		}
+		done <- err
 	}()
 	if err := <-done; err != nil {
 		n.t.Fatal(err)
@@ -99,6 +106,3 @@ func (n *network) listen() net.Listener {
 	n.t.Cleanup(func() { l.Close() })
 	return l
 }
-
-// Tests run on other threads than the first, which stands for the process.
-func init() { runtime.LockOSThread() }
