@@ -272,6 +272,23 @@ func (m *Memory) Cutoff(ctx context.Context, id string) error {
 	return m.tenancy(ctx, Call{Method: "cutoff", Group: id}, func(have *memoryGroup) { have.published = false })
 }
 
+// Change implements provisioner.Tenancy.
+func (m *Memory) Change(ctx context.Context, g provisioner.Group) (provisioner.Observation, error) {
+	leave, err := m.enter(ctx, Call{Method: "change", Group: g.ID, Generation: g.Generation}, true)
+	defer leave()
+	if err != nil {
+		return provisioner.Observation{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	have := m.groups[g.ID]
+	if have == nil {
+		return provisioner.Observation{}, provisioner.ErrNoGroup
+	}
+	have.published = true
+	return have.see(), nil
+}
+
 // Program implements provisioner.Backend. It only notes the call.
 func (m *Memory) Program(ctx context.Context, g provisioner.Group, which string, values map[string]any) (map[string]string, error) {
 	return nil, m.tenancy(ctx, Call{Method: "program", Group: g.ID, Generation: g.Generation, Program: which, Values: values}, func(*memoryGroup) {})
