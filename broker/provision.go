@@ -50,7 +50,8 @@ func (b *Broker) Provision(ctx context.Context, r ProvisionRequest) (ProvisionRe
 		inst: store.Instance{
 			ID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, Fingerprint: fingerprint,
 			OrgGUID: r.OrganizationGUID, SpaceGUID: r.SpaceGUID, Context: r.Context, Sealed: sealed,
-			Digest: digest(r.ServiceID, r.PlanID, r.OrganizationGUID, r.SpaceGUID, string(r.Context)),
+			Maintenance: p.version,
+			Digest:      digest(r.ServiceID, r.PlanID, r.OrganizationGUID, r.SpaceGUID, string(r.Context)),
 		},
 	}
 	if len(r.Parameters) == 0 {
@@ -67,10 +68,16 @@ func (b *Broker) Provision(ctx context.Context, r ProvisionRequest) (ProvisionRe
 	} else if known {
 		return b.repeated(r, c)
 	}
-	err = b.locked(ctx, r.InstanceID, func(ctx context.Context) error {
-		result, err = b.claimAndRun(ctx, r, c)
-		return err
-	})
+	op, err := b.patiently(ctx, r.AcceptsIncomplete, store.Operation{Kind: store.OpProvision, InstanceID: r.InstanceID},
+		func(ctx context.Context, p *pending) error {
+			return b.locked(ctx, r.InstanceID, func(ctx context.Context) (err error) {
+				result, err = b.claimAndRun(ctx, r, c, p)
+				return err
+			})
+		})
+	if op != "" {
+		return ProvisionResult{Operation: op}, nil
+	}
 	return result, failureOrNil(err, "The service instance could not be created.")
 }
 
@@ -103,10 +110,7 @@ func (b *Broker) provisionPlan(r *ProvisionRequest) (*plan, error) {
 	if err := checkParameters(p.provision, r.Parameters); err != nil {
 		return nil, err
 	}
-	if r.MaintenanceVersion != "" { // no plan has one yet
-		return nil, refuse(MaintenanceConflict, "The plan has no maintenance_info, so maintenance_info.version must not be given.")
-	}
-	return p, nil
+	return p, checkMaintenance(p, r.MaintenanceVersion)
 }
 
 // claim is what the transaction of a provision needs and finds.
@@ -138,7 +142,7 @@ func (b *Broker) claimGroup(ctx context.Context, r ProvisionRequest, c claim) (P
 
 // claimAndRun provisions with a hook, under the instance's lock. A failure
 // leaves nothing behind.
-func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (ProvisionResult, error) {
+func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim, p *pending) (ProvisionResult, error) {
 	if err := b.o.Store.Update(ctx, func(tx store.Tx) error { return c.run(tx, r, store.InstanceCreating) }); err != nil {
 		return ProvisionResult{}, err
 	}
@@ -155,6 +159,10 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (
 		}
 		undo, cancel := b.cleanup(ctx)
 		defer cancel()
+		if p.told.Load() { // it is polled, and must stay to be
+			const why = "The service instance could not be set up with these parameters. Delete it and try again."
+			return ProvisionResult{}, errors.Join(err, b.failProvision(undo, r.InstanceID, why))
+		}
 		if _, undoErr := b.remove(undo, r.InstanceID, nil); undoErr != nil {
 			err = errors.Join(err, fmt.Errorf("undo: %w", undoErr))
 		}
@@ -247,7 +255,7 @@ func (b *Broker) repeated(r ProvisionRequest, c claim) (ProvisionResult, error) 
 	switch {
 	case c.old.Digest != c.inst.Digest || !sameJSON(parameters, r.Parameters):
 		return ProvisionResult{}, refuse(Conflict, "A service instance with this id exists and has different attributes.")
-	case c.old.State == store.InstanceReady:
+	case c.old.State == store.InstanceReady, c.old.State == store.InstanceUpdating:
 		return ProvisionResult{DashboardURL: c.old.DashboardURL}, nil
 	case c.old.State == store.InstanceFailed:
 		return ProvisionResult{}, refuse(Conflict, "The creation of this service instance failed. Delete it before you create it again.")

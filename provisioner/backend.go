@@ -19,7 +19,10 @@ var (
 )
 
 // Unfit says in a sentence for the tenant why a group cannot be changed.
-type Unfit struct{ Message string }
+type Unfit struct {
+	Message string
+	Final   bool // nothing that the tenant does will change that
+}
 
 func (u *Unfit) Error() string { return u.Message }
 

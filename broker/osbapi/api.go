@@ -53,12 +53,12 @@ type Options struct {
 
 // API is the handler of all paths.
 type API struct {
-	o       Options
-	log     *slog.Logger
-	auth    *auth.Wrapper
-	router  *mux.Router
-	catalog document
-	latency *prometheus.HistogramVec
+	o        Options
+	log      *slog.Logger
+	auth     *auth.Wrapper
+	router   *mux.Router
+	catalogs map[int]document // by minor version
+	latency  *prometheus.HistogramVec
 }
 
 // endpoint is what answers one method of one path.
@@ -106,7 +106,7 @@ func New(o Options) (*API, error) {
 	}
 	a := &API{o: o, log: o.Logger, auth: auth.NewWrapper(o.Username, o.Password)}
 	var err error
-	if a.catalog, err = newCatalog(o.Broker.Catalog()); err != nil {
+	if a.catalogs, err = newCatalogs(o.Broker.Catalog()); err != nil {
 		return nil, fmt.Errorf("write catalog: %w", err)
 	}
 	a.latency = newLatency()

@@ -24,6 +24,7 @@ type call struct {
 	instance string // decoded ids of the path; "" where the path has none
 	binding  string
 	query    url.Values
+	minor    int // of the version 2.x that the platform speaks
 }
 
 // ServeHTTP answers every request, also one whose handler panics.
@@ -105,7 +106,8 @@ func (a *API) handle(c *call) (answer, error) {
 		return answer{raw: c.endpoint.raw}, nil
 	}
 	if c.endpoint.osb {
-		if err := checkHeaders(c.Header); err != nil {
+		var err error
+		if c.minor, err = checkHeaders(c.Header); err != nil {
 			return answer{}, err
 		}
 	}

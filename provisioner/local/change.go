@@ -74,11 +74,11 @@ func (c *change) check(ctx context.Context) (err error) {
 		return err
 	}
 	if len(c.old) != len(c.next) || !slices.Equal(endpointsOf(c.began), endpointsOf(c.group.Definition)) {
-		return &provisioner.Unfit{Message: "The service instance cannot become like that: its members or its addresses would be other ones. Create a new service instance and move the data."}
+		return &provisioner.Unfit{Message: "The service instance cannot become like that: its members or its addresses would be other ones. Create a new service instance and move the data.", Final: true}
 	}
 	for i, m := range c.next {
 		if m.Name != c.old[i].Name || !slices.Equal(diskFolders(m.places), diskFolders(c.old[i].places)) {
-			return &provisioner.Unfit{Message: "The service instance cannot become like that: its data would lie in other places. Create a new service instance and move the data."}
+			return &provisioner.Unfit{Message: "The service instance cannot become like that: its data would lie in other places. Create a new service instance and move the data.", Final: true}
 		}
 		if err := c.old[i].fits(m.Size); err != nil {
 			return err

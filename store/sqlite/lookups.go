@@ -86,6 +86,11 @@ func (t bindingTable) InState(s store.BindingState) ([]store.Binding, error) {
 	return t.inState(string(s))
 }
 
+func (t bindingTable) Expiring(before time.Time, limit int) ([]store.Binding, error) {
+	return t.all("SELECT body FROM bindings WHERE expires > 0 AND expires < ? AND state = 'ready' ORDER BY expires, id LIMIT ?",
+		nanos(before), max(limit, 0))
+}
+
 type operationTable struct{ table[store.Operation] }
 
 func (t operationTable) Latest(instanceID, bindingID string) (store.Operation, error) {

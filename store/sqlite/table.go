@@ -46,9 +46,9 @@ var (
 		func(i store.Instance) []any {
 			return []any{i.ID, i.Fingerprint, string(i.State), i.GroupID, nanos(i.CreatedAt)}
 		})
-	bindings = newLayout("bindings", []string{"id", "instance_id", "state", "created"},
+	bindings = newLayout("bindings", []string{"id", "instance_id", "state", "created", "expires"},
 		func(b store.Binding) []any {
-			return []any{b.ID, b.InstanceID, string(b.State), nanos(b.CreatedAt)}
+			return []any{b.ID, b.InstanceID, string(b.State), nanos(b.CreatedAt), nanos(b.ExpiresAt)}
 		})
 	operations = newLayout("operations", []string{"id", "instance_id", "binding_id", "state", "started", "finished"},
 		func(o store.Operation) []any {
