@@ -50,7 +50,12 @@ func (b *Backend) Change(ctx context.Context, g provisioner.Group) (provisioner.
 		return none, err
 	}
 	if err := c.carryOut(ctx); err != nil {
-		return none, errors.Join(err, c.undo(context.WithoutCancel(ctx)))
+		undoErr := c.undo(context.WithoutCancel(ctx))
+		if undoErr == nil && ctx.Err() == nil && c.shrinks() {
+			b.opts.Logger.Warn("servers do not start with smaller limits", "group", g.ID, "error", err)
+			return none, &provisioner.Unfit{Message: "With the data that are there the servers do not start within the limits of that plan; all is as it was before."}
+		}
+		return none, errors.Join(err, undoErr)
 	}
 	for _, m := range c.next {
 		if err := errors.Join(image.Discard(m.formerDisk()), image.Discard(m.changedDisk())); err != nil {
@@ -141,6 +146,16 @@ func (m *member) fits(size catalog.Size) error {
 
 func tooLarge(used int64, size catalog.Bytes) error {
 	return &provisioner.Unfit{Message: fmt.Sprintf("%d MiB of the disk are in use, which does not fit on a disk of %s. Delete some data and try again.", used>>20, size)}
+}
+
+// shrinks says whether a member gets less memory.
+func (c *change) shrinks() bool {
+	for i, m := range c.next {
+		if m.Size.Memory < c.old[i].Size.Memory {
+			return true
+		}
+	}
+	return false
 }
 
 // carryOut does it. The record tells the new definition from when the disks fit
