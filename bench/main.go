@@ -97,6 +97,7 @@ var measurements = []measurement{
 	{"read", (*bench).read},
 	{"reset", (*bench).reset},
 	{"door", (*bench).door},
+	{"gateway", (*bench).gateway},
 	{"memory", (*bench).memory},
 	{"hundred", (*bench).hundred},
 }

@@ -92,6 +92,9 @@ func (b *Broker) checkBind(r *BindRequest) error {
 			return err
 		}
 	}
+	if p.needsRoute && r.Route == "" {
+		return refuse(Invalid, "This service is for routes: bind_resource.route is needed.")
+	}
 	if r.Route != "" {
 		if r.route, err = readRoute(r.Route); err != nil {
 			return err

@@ -20,6 +20,7 @@ type plan struct {
 	limit           time.Duration // maximum_polling_duration; 0 for none
 	lifetime        time.Duration // of a binding; 0 for ever
 	requiresApp     bool
+	needsRoute      bool // bindings are of routes only
 }
 
 // planIndex is service id → plan id → plan.
@@ -48,6 +49,7 @@ func indexPlans(recipes []catalog.Recipe) (planIndex, error) {
 				offering: r.Name, name: p.Name, provision: provision, bind: bind, version: r.Version,
 				limit:    time.Duration(p.MaximumPollingDuration) * time.Second,
 				lifetime: time.Duration(p.BindingLifetimeSeconds) * time.Second, requiresApp: r.Offering.RequiresApp,
+				needsRoute: r.RouteServiceURL != "",
 			}
 		}
 		index[r.Offering.ID] = plans

@@ -62,6 +62,13 @@ type Role struct {
 	Name string `yaml:"name" json:"name"` // [a-z][a-z0-9-]{0,15}
 	// User is a name in the image's passwd: who runs programs that name nobody else.
 	User string `yaml:"user" json:"user"`
+	// EgressPort makes the role the group's only way out. Its member is the agent
+	// alone, without programs and users, but in the host's network. It listens at that
+	// port of all 127.0.0.0/8 inside of the leader while the group is published. A
+	// connection to 127.a.b.c there is one to port a·10000+b·100+c of the host that its
+	// first bytes name: the Host header of HTTP, or the server name of TLS. See
+	// agent.Egress for where it cannot lead. At most one role, and never the leader's.
+	EgressPort int `yaml:"egress_port,omitempty" json:"egress_port,omitempty"`
 	// Capabilities beyond the agent's own (SETUID, SETGID, KILL). Only SYS_CHROOT is accepted.
 	Capabilities []string `yaml:"capabilities,omitempty" json:"capabilities,omitempty"`
 	// Paths are the only writable places, besides /tmp (disk), /run and

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"fmt"
+	"regexp/syntax"
 	"slices"
 	"strings"
 	"text/template/parse"
@@ -227,7 +228,8 @@ func (w walker) use(steps []string, optional bool) {
 // parameterProblem says what is wrong with using a parameter in a template.
 // Tenants choose parameters, so only those can be used that their schema
 // restricts to harmless values: numbers, booleans, an enum, a const, or a
-// pattern for the whole text.
+// pattern for the whole text; or arrays of such values, or objects that have only
+// such values under known names.
 func parameterProblem(schema map[string]any, key string, optional bool) string {
 	properties, _ := schema["properties"].(map[string]any)
 	property, ok := properties[key].(map[string]any)
@@ -241,13 +243,20 @@ func parameterProblem(schema map[string]any, key string, optional bool) string {
 	if restricted(property) {
 		return ""
 	}
-	return fmt.Sprintf("the parameter %q lets any text through; give its schema a type integer, number or boolean, an enum, a const, or a pattern that begins with ^ and ends with $", key)
+	return fmt.Sprintf("the parameter %q lets any text through; give its schema a type integer, number or boolean, an enum, a const, or a pattern that begins with ^ and ends with $ (arrays: the same for items; objects: for each property, and additionalProperties: false)", key)
 }
 
+// restricted looks at one property, and into arrays and objects.
 func restricted(property map[string]any) bool {
 	switch property["type"] {
 	case "integer", "number", "boolean":
 		return true
+	case "array":
+		items, ok := property["items"].(map[string]any)
+		_, others := property["prefixItems"] // which the items do not speak of
+		return ok && !others && restricted(items)
+	case "object":
+		return restrictedObject(property)
 	}
 	if _, ok := property["const"]; ok {
 		return true
@@ -256,5 +265,33 @@ func restricted(property map[string]any) bool {
 		return true
 	}
 	pattern, _ := property["pattern"].(string)
-	return property["type"] == "string" && strings.HasPrefix(pattern, "^") && strings.HasSuffix(pattern, "$") && !strings.Contains(pattern, "|")
+	return property["type"] == "string" && wholeText(pattern)
+}
+
+// restrictedObject wants known keys only, each of them restricted.
+func restrictedObject(object map[string]any) bool {
+	properties, ok := object["properties"].(map[string]any)
+	if _, others := object["patternProperties"]; !ok || others || object["additionalProperties"] != false {
+		return false
+	}
+	for _, property := range properties {
+		inner, ok := property.(map[string]any)
+		if !ok || !restricted(inner) {
+			return false
+		}
+	}
+	return true
+}
+
+// wholeText says whether a pattern is about all of a text: nothing can stand
+// before or behind it, whichever of its alternatives fits.
+func wholeText(pattern string) bool {
+	if !strings.HasPrefix(pattern, "^") || !strings.HasSuffix(pattern, "$") {
+		return false
+	}
+	r, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil || r.Op != syntax.OpConcat {
+		return false
+	}
+	return r.Sub[0].Op == syntax.OpBeginText && r.Sub[len(r.Sub)-1].Op == syntax.OpEndText
 }

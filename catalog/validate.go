@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -133,6 +134,10 @@ func (c *checker) variables(env map[string]string, at place) {
 
 func (c *checker) role(role Role, at place) {
 	c.want(shortName.MatchString(role.Name), at.at("name"), "the role's name %q does not fit %s", role.Name, shortName)
+	if role.EgressPort != 0 {
+		c.egress(role, at)
+		return
+	}
 	c.want(userName.MatchString(role.User), at.at("user"), "the role %s needs a user, a name as in passwd; %q is none", role.Name, role.User)
 	for i, capability := range role.Capabilities {
 		c.want(capability == "SYS_CHROOT", at.at("capabilities", i), "the capability %q is not allowed; only SYS_CHROOT is", capability)
@@ -162,6 +167,34 @@ func (c *checker) role(role Role, at place) {
 	}
 	for i, port := range role.Ports {
 		c.want(port >= 1 && port <= 65535, at.at("ports", i), "the port %d is not between 1 and 65535", port)
+	}
+}
+
+// egress checks the role that is the way out.
+func (c *checker) egress(role Role, at place) {
+	c.want(role.EgressPort >= 1 && role.EgressPort <= 65535, at.at("egress_port"), "the port %d is not between 1 and 65535", role.EgressPort)
+	if len(role.Processes) == 0 {
+		role.Processes = nil // an empty list is none
+	}
+	alone := reflect.DeepEqual(role, Role{Name: role.Name, EgressPort: role.EgressPort})
+	c.want(alone, at, "the role %s has an egress_port, so it can have nothing else: its member is the agent alone", role.Name)
+	others := 0
+	for _, r := range c.recipe.Roles {
+		if r.EgressPort != 0 {
+			others++
+		}
+	}
+	c.want(others == 1, at.at("egress_port"), "at most one role can have an egress_port")
+	leads := c.recipe.Leader == role.Name || c.recipe.Leader == "" && c.recipe.Roles[0].Name == role.Name
+	c.want(!leads, at.at("egress_port"), "the role %s has an egress_port, so it cannot lead", role.Name)
+	for _, p := range c.recipe.Offering.Plans {
+		c.want(p.Members[role.Name].Count <= 1, at.at("egress_port"), "the plan %q has more than one member of the role %s; an egress is one", p.Name, role.Name)
+	}
+	for _, r := range c.recipe.Roles {
+		c.want(!slices.Contains(r.Ports, role.EgressPort), at.at("egress_port"), "the port %d is one of the role %s", role.EgressPort, r.Name)
+	}
+	for _, e := range c.recipe.Endpoints {
+		c.want(e.Port != role.EgressPort, at.at("egress_port"), "the port %d is one of the endpoint %s", role.EgressPort, e.Name)
 	}
 }
 

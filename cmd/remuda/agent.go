@@ -13,7 +13,8 @@ import (
 
 // newAgent is the command that containers start as PID 1.
 func newAgent() *cobra.Command {
-	return &cobra.Command{
+	var egress bool
+	cmd := &cobra.Command{
 		Use:    "agent",
 		Short:  "Run as the agent of a member (started inside containers, not by people)",
 		Hidden: true,
@@ -22,7 +23,9 @@ func newAgent() *cobra.Command {
 			debug.SetGCPercent(50)
 			runtime.GOMAXPROCS(2)
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			return agent.Serve(cmd.Context(), agent.Options{Dir: "/remuda/run", Logger: log})
+			return agent.Serve(cmd.Context(), agent.Options{Dir: "/remuda/run", Logger: log, Egress: egress})
 		},
 	}
+	cmd.Flags().BoolVar(&egress, "egress", false, "be a group's way out, in the host's network")
+	return cmd
 }

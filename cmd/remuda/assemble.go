@@ -69,6 +69,7 @@ func openHost(ctx context.Context, c Config, log *slog.Logger, progress io.Write
 	p.backend, err = local.New(local.Options{
 		StateDir: c.StateDir, ImageDir: c.ImageDir, Agent: binary, Logger: log, Progress: progress, Persisted: persisted,
 		Publish: local.Publish{Host: c.Publish.Host, Listen: c.Publish.Listen, FirstPort: first, LastPort: last},
+		Egress:  c.egress(),
 	})
 	if err != nil {
 		p.store.Close()

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +18,8 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/remuda/remuda/catalog"
+	"github.com/remuda/remuda/provisioner/agent"
+	"github.com/remuda/remuda/provisioner/local"
 )
 
 // Config is everything an operator can set. manifests/remuda.yaml shows every
@@ -31,6 +35,7 @@ type Config struct {
 	Recipes      []string        `yaml:"recipes"`   // folders with the operator's own recipes
 	Offerings    []string        `yaml:"offerings"` // which to offer; empty is all
 	Publish      PublishConfig   `yaml:"publish"`
+	Egress       EgressConfig    `yaml:"egress"`
 	Pools        map[string]Pool `yaml:"pools"`
 	Parallel     Parallel        `yaml:"parallel"`
 	// OperationMemory is how long finished operations can be polled.
@@ -48,6 +53,30 @@ type PublishConfig struct {
 	Host   string `yaml:"host"`   // name or address that credentials carry
 	Listen string `yaml:"listen"` // IP address to listen on
 	Ports  string `yaml:"ports"`  // "first-last"
+}
+
+// EgressConfig says where instances that reach out (gateways) do not.
+type EgressConfig struct {
+	Deny []string `yaml:"deny"` // networks, as CIDR
+}
+
+// egress adds the broker's own address, at all of the host's when it is a name.
+func (c *Config) egress() local.Egress {
+	var e local.Egress
+	for _, text := range c.Egress.Deny {
+		if p, err := netip.ParsePrefix(text); err == nil { // Validate says so if not
+			e.Deny = append(e.Deny, p)
+		}
+	}
+	host, text, _ := net.SplitHostPort(c.Listen)
+	if port, err := net.LookupPort("tcp", text); err == nil {
+		address, _ := netip.ParseAddr(host)
+		if address = address.Unmap(); address.IsUnspecified() {
+			address = netip.Addr{}
+		}
+		e.Own = append(e.Own, agent.OwnPorts{Address: address, First: port, Last: port})
+	}
+	return e
 }
 
 // Pool sizes the pool of one plan. Unset keys come from the entry "default".

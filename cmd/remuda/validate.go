@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -72,6 +73,11 @@ func (c *Config) Validate() error {
 	}
 	if c.Publish.Listen != "" && net.ParseIP(c.Publish.Listen) == nil {
 		at("publish", "listen")("publish.listen %q is not an IP address", c.Publish.Listen)
+	}
+	for _, text := range c.Egress.Deny {
+		if p, err := netip.ParsePrefix(text); err != nil || p.Addr().Is4In6() {
+			at("egress", "deny")("egress.deny: %q is not a network like 10.0.0.0/8 or 2001:db8::/32", text)
+		}
 	}
 	if c.Parallel.Creates < 1 || c.Parallel.Resets < 1 {
 		at("parallel")("parallel.creates and parallel.resets must be at least 1")

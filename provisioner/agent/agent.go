@@ -31,6 +31,9 @@ type Options struct {
 	// DoorLimit bounds the connections of one door; more are reset at once.
 	// Default 4096.
 	DoorLimit int
+	// Egress makes the agent the way out of a group: it lives in the host's network
+	// and runs nothing.
+	Egress bool
 	// AllowInside serves peers of the agent's own PID namespace too: for an
 	// agent that runs without a namespace of its own (tests).
 	AllowInside bool
@@ -84,7 +87,7 @@ func New(opts Options) *Agent {
 	return &Agent{
 		opts: opts, log: opts.Logger,
 		reaper:     newReaper(),
-		doors:      newDoors(opts.Logger, opts.DoorLimit),
+		doors:      newDoors(opts.Logger, opts.DoorLimit, opts.Egress),
 		ring:       newRing(256 << 10),
 		exclusive:  make(chan struct{}, 1),
 		phase:      Idle,
@@ -227,6 +230,9 @@ func (a *Agent) State() State {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := State{Version: Version, Generation: a.number, Phase: a.phase, Reason: a.reason, Doors: a.doors.state()}
+	a.doors.mu.Lock()
+	s.Egress = a.doors.rules
+	a.doors.mu.Unlock()
 	if g := a.generation; g != nil {
 		var why string
 		s.Processes, why = g.state()

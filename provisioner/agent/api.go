@@ -11,7 +11,10 @@
 // member can give it orders.
 package agent
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Version of the protocol.
 const Version = "v1"
@@ -74,6 +77,7 @@ type State struct {
 	Reason     string         `json:"reason,omitempty"`
 	Processes  []ProcessState `json:"processes,omitempty"`
 	Doors      []DoorState    `json:"doors,omitempty"`
+	Egress     *Egress        `json:"egress,omitempty"` // as it was told
 }
 
 // ProcessState is how a kept process is doing.
@@ -89,6 +93,7 @@ type DoorState struct {
 	Name        string `json:"name"`
 	Port        int    `json:"port"`   // published
 	Target      int    `json:"target"` // on the member's 127.0.0.1
+	Origin      string `json:"origin,omitempty"`
 	Open        bool   `json:"open"`
 	Connections int    `json:"connections"`
 }
@@ -99,6 +104,23 @@ type OpenRequest struct {
 	// where its processor time is not the member's: a member at its CPU limit
 	// would wait for its own door.
 	Poll bool `json:"poll,omitempty"`
+}
+
+// Egress says where an egress does not lead (POST /v1/egress; it holds for all
+// connections from then on, and must be there before the door is opened), besides to loopback, link-local,
+// multicast, unspecified and reserved addresses, also when an IPv6 address only
+// carries one of those. What is checked is the address that is then connected to,
+// whatever name it had.
+type Egress struct {
+	Deny []netip.Prefix `json:"deny,omitempty"`
+	Own  []OwnPorts     `json:"own,omitempty"`
+}
+
+// OwnPorts are ports that the broker or its instances are reached at.
+type OwnPorts struct {
+	Address netip.Addr `json:"address,omitzero"` // none: at every address of this host
+	First   int        `json:"first"`
+	Last    int        `json:"last"` // inclusive
 }
 
 // CloseResult is the answer to POST /v1/doors/close.
@@ -116,7 +138,10 @@ type CloseResult struct {
 type Door struct {
 	Name   string `json:"name"`
 	Port   int    `json:"port"`
-	Target int    `json:"target"`
+	Target int    `json:"target"` // 0 for an egress, which learns it from each connection
+	// Origin says of which leader's network an egress' socket is. The agent
+	// only shows it.
+	Origin string `json:"origin,omitempty"`
 }
 
 // Baseline is what a member looks like from inside (GET /v1/baseline): the same

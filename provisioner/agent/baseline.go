@@ -56,6 +56,9 @@ func baselineProcesses(programs map[int]bool) ([]string, error) {
 }
 
 func (a *Agent) listeners() ([]string, error) {
+	if a.opts.Egress {
+		return []string{}, nil // the network is the host's
+	}
 	out, err := inetListeners()
 	if err != nil {
 		return nil, err

@@ -120,6 +120,11 @@ func (c *Client) OpenDoors(ctx context.Context, r OpenRequest) error {
 	return c.call(ctx, "POST", "/v1/doors/open", r, &struct{}{})
 }
 
+// SetEgress says where an egress does not lead.
+func (c *Client) SetEgress(ctx context.Context, e Egress) error {
+	return c.call(ctx, "POST", "/v1/egress", e, &struct{}{})
+}
+
 // CloseDoors ends every connection and refuses new ones.
 func (c *Client) CloseDoors(ctx context.Context) (r CloseResult, err error) {
 	err = c.call(ctx, "POST", "/v1/doors/close", struct{}{}, &r)

@@ -28,14 +28,17 @@ const (
 // listening TCP socket brings it back to that state, so that clients are
 // refused, and it can listen again later.
 type doors struct {
-	log   *slog.Logger
-	limit int // connections per door
+	log    *slog.Logger
+	limit  int  // connections per door
+	egress bool // they lead out, not in
 
 	changing sync.Mutex // held over open, close and replace
 
 	mu     sync.Mutex
 	list   []*door
 	relays *relays // while there are doors
+	rules  *Egress // nil until it was told
+	names  *names  // since the last opening
 }
 
 type door struct {
@@ -58,7 +61,16 @@ type connection struct {
 	among  map[*connection]struct{} // the set it is counted in
 }
 
-func newDoors(log *slog.Logger, limit int) *doors { return &doors{log: log, limit: limit} }
+func newDoors(log *slog.Logger, limit int, egress bool) *doors {
+	return &doors{log: log, limit: limit, egress: egress, names: &names{}}
+}
+
+// way is what connections that lead out need.
+func (d *doors) way() (Egress, *names) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return *d.rules, d.names
+}
 
 // replace closes and forgets all doors and takes new ones, closed. The sockets
 // are the doors' from here on, after an error too. Without doors there is no
@@ -111,7 +123,10 @@ func (d *doors) check(list []Door, sockets []*os.File) error {
 		return invalid("doors: %d descriptions for %d sockets", len(list), len(sockets))
 	}
 	for i, spec := range list {
-		if spec.Target < 1 || spec.Target > 65535 {
+		if d.egress != (spec.Target == 0) {
+			return invalid("door %q: target port %d; an egress has none, and others have one", spec.Name, spec.Target)
+		}
+		if spec.Target < 0 || spec.Target > 65535 {
 			return invalid("door %q: target port %d is out of range", spec.Name, spec.Target)
 		}
 		port, err := boundPort(int(sockets[i].Fd()))
@@ -134,6 +149,9 @@ func (d *doors) open(poll bool) error {
 	defer d.mu.Unlock()
 	if d.relays != nil {
 		d.relays.waiter.mayPoll.Store(poll)
+	}
+	if d.egress && d.rules == nil {
+		return conflict("open doors: the egress was not told where it does not lead")
 	}
 	for _, o := range d.list {
 		if o.listener != nil {
@@ -179,6 +197,7 @@ func (d *doors) closeAll() (int, error) {
 		waits = append(waits, o.wg)
 	}
 	relays := d.relays
+	d.names = &names{}
 	d.mu.Unlock()
 
 	done := make(chan struct{})
@@ -240,6 +259,10 @@ func (o *door) admit(ctx context.Context, c *net.TCPConn) *connection {
 
 // serve connects to the server and hands both ends to the relays.
 func (o *door) serve(ctx context.Context, c *connection) {
+	if o.doors.egress {
+		o.serveOut(ctx, c)
+		return
+	}
 	server, err := dialTarget(ctx, o.Target)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -249,6 +272,11 @@ func (o *door) serve(ctx context.Context, c *connection) {
 		o.forget(c)
 		return
 	}
+	o.relay(c, server)
+}
+
+// relay hands both ends over.
+func (o *door) relay(c *connection, server *net.TCPConn) {
 	a, errA := take(c.client)
 	b, errB := take(server)
 	if err := errors.Join(errA, errB); err != nil {
@@ -317,7 +345,7 @@ func (d *doors) state() []DoorState {
 	var out []DoorState
 	for _, o := range d.list {
 		out = append(out, DoorState{
-			Name: o.Name, Port: o.Port, Target: o.Target,
+			Name: o.Name, Port: o.Port, Target: o.Target, Origin: o.Origin,
 			Open: o.listener != nil, Connections: len(o.conns),
 		})
 	}

@@ -24,6 +24,17 @@ func (a *Agent) OpenDoors(r OpenRequest) error {
 	return a.doors.open(r.Poll)
 }
 
+// SetEgress says where an egress does not lead. It opens nothing.
+func (a *Agent) SetEgress(e Egress) error {
+	if !a.opts.Egress {
+		return invalid("set egress: this agent is none")
+	}
+	a.doors.mu.Lock()
+	defer a.doors.mu.Unlock()
+	a.doors.rules = &e
+	return nil
+}
+
 // CloseDoors ends every connection and refuses new ones.
 func (a *Agent) CloseDoors() (CloseResult, error) {
 	n, err := a.doors.close()

@@ -12,6 +12,9 @@ func (a *Agent) RunProgram(ctx context.Context, p Program) (Result, error) {
 	if p.TimeoutSeconds < 0 {
 		return Result{}, invalid("run: negative timeout")
 	}
+	if a.opts.Egress {
+		return Result{}, invalid("run: an egress runs nothing")
+	}
 	a.mu.Lock()
 	g := a.generation
 	if a.phase != Running || g.ctx.Err() != nil {

@@ -71,6 +71,13 @@ func (a *Agent) Handler() http.Handler {
 		}
 		answer(w, result, err)
 	})
+	mux.HandleFunc("POST /v1/egress", func(w http.ResponseWriter, r *http.Request) {
+		e, err := decode[Egress](w, r)
+		if err == nil {
+			err = a.SetEgress(e)
+		}
+		answer(w, struct{}{}, err)
+	})
 	mux.HandleFunc("GET /v1/baseline", func(w http.ResponseWriter, r *http.Request) {
 		b, err := a.Baseline()
 		answer(w, b, err)

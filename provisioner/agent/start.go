@@ -22,6 +22,9 @@ func (a *Agent) Start(ctx context.Context, req StartRequest) error {
 	if err := req.validate(a.opts.Dir); err != nil {
 		return err
 	}
+	if a.opts.Egress && (len(req.Processes) > 0 || req.Prepare != nil || req.Ready != nil) {
+		return invalid("start: an egress runs nothing")
+	}
 	select {
 	case a.exclusive <- struct{}{}:
 		defer func() { <-a.exclusive }()

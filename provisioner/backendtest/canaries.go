@@ -125,7 +125,7 @@ func (c canaries) fresh(t *testing.T) map[string]any {
 		ports[e.Name] = e.Port
 	}
 	values := map[string]any{"username": "", "password": "", "host": "", "ports": ports, "number": 0, "instance": "", "binding": "", "parameters": map[string]any{}, "output": map[string]string{}, "route": map[string]any{"host": "", "port": 0, "path": ""}}
-	credentials, err := c.group.Definition.Recipe.RenderCredentials(values)
+	credentials, err := accessOf(c.group.Definition.Recipe, values)
 	if err != nil {
 		t.Fatal(err)
 	}

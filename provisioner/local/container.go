@@ -33,6 +33,7 @@ type containerSpec struct {
 	cgroup   string
 	size     catalog.Size
 	caps     []string          // beyond the agent's own
+	egress   bool              // an agent alone in the host's network
 	binds    map[string]string // host folder → writable path; only for making templates
 }
 
@@ -41,7 +42,10 @@ type containerSpec struct {
 var agentCaps = []string{"CAP_SETUID", "CAP_SETGID", "CAP_KILL"}
 
 func (c containerSpec) oci() (*specs.Spec, error) {
-	caps := slices.Clone(agentCaps)
+	args, caps := []string{"/remuda/agent", "agent"}, slices.Clone(agentCaps)
+	if c.egress {
+		args, caps = append(args, "--egress"), []string{}
+	}
 	for _, extra := range c.caps {
 		caps = append(caps, "CAP_"+strings.TrimPrefix(extra, "CAP_"))
 	}
@@ -58,7 +62,7 @@ func (c containerSpec) oci() (*specs.Spec, error) {
 		Hostname: c.hostname,
 		Root:     &specs.Root{Path: c.rootfs, Readonly: true},
 		Process: &specs.Process{
-			Args:            []string{"/remuda/agent", "agent"},
+			Args:            args,
 			Cwd:             "/",
 			Env:             []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 			NoNewPrivileges: true,
@@ -90,7 +94,9 @@ func (c containerSpec) oci() (*specs.Spec, error) {
 	if swapAccounted() {
 		s.Linux.Resources.Memory.Swap = &memory
 	}
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
+	if c.egress {
+		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	} else if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
 		s.Linux.Sysctl = map[string]string{"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
 	}
 	profile, err := seccomp.GetDefaultProfile(s)
@@ -121,6 +127,9 @@ func (c containerSpec) mounts() []specs.Mount {
 		tmpfs(diskMount, "nodev", "mode=700", "ro"),
 		bind(filepath.Join(c.dir, "etc/hosts"), "/etc/hosts", "ro", "noexec"),
 		bind(filepath.Join(c.dir, "etc/hostname"), "/etc/hostname", "ro", "noexec"),
+	}
+	if c.egress {
+		m = append(m, bind(filepath.Join(c.dir, "etc/resolv.conf"), "/etc/resolv.conf", "ro", "noexec"))
 	}
 	for source, target := range c.binds {
 		m = append(m, bind(source, target, "rw", "noexec"))

@@ -96,7 +96,7 @@ func (b *Backend) startGeneration(ctx context.Context, r *record, members []*mem
 	if err != nil {
 		return err
 	}
-	if err := connectMembers(pids(members)); err != nil {
+	if err := connectMembers(pids(withNetwork(members))); err != nil {
 		return err
 	}
 	err = each(ctx, members, func(ctx context.Context, m *member) error { return m.start(ctx, generation, endpoints) })
@@ -217,7 +217,7 @@ func (b *Backend) bringBack(ctx context.Context, r *record, members []*member, g
 	if err != nil {
 		return err
 	}
-	if err := connectMembers(pids(members)); err != nil {
+	if err := connectMembers(pids(withNetwork(members))); err != nil {
 		return err
 	}
 	err = each(ctx, sick, func(ctx context.Context, m *member) error { return m.start(ctx, g.Generation, g.Endpoints) })

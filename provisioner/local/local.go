@@ -50,6 +50,7 @@ type Options struct {
 	ImageDir string // shared by all back ends of the host
 	Agent    string // the binary that serves as agent ("<binary> agent"); copied into the state folder
 	Publish  Publish
+	Egress   Egress
 	Logger   *slog.Logger
 	Progress io.Writer // lines for people about long steps; nil for none
 	// Persisted, if not nil, is called after every write of a group's record;
@@ -246,6 +247,7 @@ func (b *Backend) observe(ctx context.Context, r *record) provisioner.Observatio
 		default:
 			mo.PID, mo.StartedAt = m.PID, startedAt(m.StartTicks)
 			mo.Healthy, mo.Reason = b.agentHealth(ctx, rec, m)
+			b.refreshNames(rec, m)
 		}
 		o.Members = append(o.Members, mo)
 	}
@@ -259,10 +261,18 @@ func (b *Backend) agentHealth(ctx context.Context, rec recordData, m memberRecor
 	switch {
 	case err != nil:
 		return false, "its agent does not answer: " + err.Error()
+	case b.outdated(st):
+		if err := b.client(rec.ID, m.Name).SetEgress(ctx, *b.egressRules()); err != nil {
+			return false, "it does not learn where it must not lead: " + err.Error()
+		}
+	}
+	switch {
 	case st.Generation != rec.Generation:
 		return false, fmt.Sprintf("it runs generation %d instead of %d", st.Generation, rec.Generation)
 	case st.Phase == agent.Running && !st.Healthy, st.Phase != agent.Running:
 		return false, strings.TrimSpace(string(st.Phase) + " " + st.Reason)
+	case staleEgress(rec, st):
+		return false, "it is the way out of a leader that has ended"
 	}
 	return true, ""
 }

@@ -72,16 +72,12 @@ func (m *member) disk(generation int) string {
 
 // run starts the container with its agent, nothing else in it yet.
 func (m *member) run(ctx context.Context, binds map[string]string) error {
-	var names []string
-	for _, s := range m.siblings {
-		names = append(names, s.Name)
-	}
-	if err := writeHosts(m.dir, names); err != nil {
+	if err := m.writeNames(); err != nil {
 		return err
 	}
 	pid, err := m.b.runContainer(ctx, m.id(), containerSpec{
 		rootfs: m.rootfs, hostname: m.Name, agent: m.b.agentPath, dir: m.dir, cgroup: m.cgroup(),
-		size: m.Size, caps: m.Role.Capabilities, binds: binds,
+		size: m.Size, caps: m.Role.Capabilities, egress: isEgress(m.Member), binds: binds,
 	})
 	if err != nil {
 		return err
@@ -101,6 +97,20 @@ func (m *member) run(ctx context.Context, binds map[string]string) error {
 		return err
 	}
 	return sealAgent(pid)
+}
+
+// writeNames writes the files that names are looked up in.
+func (m *member) writeNames() error {
+	var names []string
+	for _, s := range m.siblings {
+		if !isEgress(s) {
+			names = append(names, s.Name)
+		}
+	}
+	if err := writeHosts(m.dir, names); err != nil || !isEgress(m.Member) {
+		return err
+	}
+	return copyHostNames(m.dir)
 }
 
 func (m *member) awaitAgent(ctx context.Context) error {
@@ -177,6 +187,9 @@ func (m *member) startValues(endpoints []store.Endpoint) map[string]any {
 	ports, last := portMaps(endpoints)
 	peers := map[string][]string{}
 	for _, s := range m.siblings {
+		if isEgress(s) {
+			continue
+		}
 		peers[s.Role.Name] = append(peers[s.Role.Name], s.Name)
 	}
 	env := m.rec.Definition.Environment

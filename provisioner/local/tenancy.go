@@ -72,6 +72,9 @@ func (b *Backend) Publish(ctx context.Context, g provisioner.Group) error {
 			return err
 		}
 	}
+	if err := b.openEgress(ctx, members); err != nil {
+		return err
+	}
 	if len(rec.Endpoints) > 0 {
 		if err := leader.openDoors(ctx); err != nil {
 			return err
@@ -110,26 +113,37 @@ func (b *Backend) bindAgain(ctx context.Context, leader *member, endpoints []sto
 	return sendDoors(ctx, leader, doors, files)
 }
 
-// Cutoff implements provisioner.Tenancy. A leader whose agent does not close
-// the doors is killed: its connections end with it.
+// Cutoff implements provisioner.Tenancy: what leads in, then what leads out.
 func (b *Backend) Cutoff(ctx context.Context, id string) error {
 	r, err := b.record(id)
 	if err != nil {
 		return err
 	}
 	rec := r.snapshot()
-	leader := rec.Members[0]
-	if !leader.alive() {
+	list := rec.Definition.MemberList()
+	var errs []error
+	for i, m := range rec.Members {
+		if i == 0 || i < len(list) && isEgress(list[i]) {
+			errs = append(errs, b.closeDoors(ctx, id, m))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// closeDoors closes those of one member. One whose agent does not do so is
+// killed: its connections end with it.
+func (b *Backend) closeDoors(ctx context.Context, id string, m memberRecord) error {
+	if !m.alive() {
 		return nil
 	}
 	bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	_, err = b.client(id, leader.Name).CloseDoors(bounded)
+	_, err := b.client(id, m.Name).CloseDoors(bounded)
 	if err == nil {
 		return nil
 	}
-	b.opts.Logger.Warn("agent does not close its doors, killing it", "group", id, "error", err)
-	if kerr := killCgroup(b.cgroup(id, leader.Name), killBound); kerr != nil {
+	b.opts.Logger.Warn("agent does not close its doors, killing it", "group", id, "member", m.Name, "error", err)
+	if kerr := killCgroup(b.cgroup(id, m.Name), killBound); kerr != nil {
 		return errors.Join(err, kerr)
 	}
 	return nil
