@@ -82,6 +82,19 @@ type Instances interface {
 	// Page returns up to limit instances with an id greater than after, in the
 	// order of ids.
 	Page(after string, limit int) ([]Instance, error)
+	// CountIn counts the instances in the scope, in whatever state. What it costs
+	// does not depend on how many there are, but for an organization on how many
+	// spaces it has.
+	CountIn(InstanceScope) (int, error)
+}
+
+// InstanceScope says which instances are counted; an empty field is any. A plan
+// needs its service, and a space its organization.
+type InstanceScope struct {
+	OrgGUID   string
+	SpaceGUID string
+	ServiceID string
+	PlanID    string
 }
 
 // Bindings belong to an instance. Their ids are unique in the whole store.

@@ -34,6 +34,7 @@ func Run(t *testing.T, f Factory) {
 		"claim order":         claimOrder,
 		"claims exclude":      claimsExclude,
 		"counters add up":     countersAddUp,
+		"instance counts":     instanceCounts,
 		"lost updates":        lostUpdates,
 		"cancellation":        cancellation,
 		"panic":               panics,
