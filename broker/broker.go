@@ -27,6 +27,7 @@ type Options struct {
 	Catalog []catalog.Recipe // validated by package catalog
 	Sealer  Sealer
 	Logger  *slog.Logger // default slog.Default()
+	Limits  Limits       // of service instances; default none
 
 	// OperationMemory is how long finished operations can be polled; default 72 h.
 	OperationMemory time.Duration

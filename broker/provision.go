@@ -46,7 +46,7 @@ func (b *Broker) Provision(ctx context.Context, r ProvisionRequest) (ProvisionRe
 		return ProvisionResult{}, failure(err, "The service instance could not be created.")
 	}
 	c := claim{
-		ceiling: ceiling,
+		ceiling: ceiling, within: b.withinLimits,
 		inst: store.Instance{
 			ID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, Fingerprint: fingerprint,
 			OrgGUID: r.OrganizationGUID, SpaceGUID: r.SpaceGUID, Context: r.Context, Sealed: sealed,
@@ -113,6 +113,7 @@ func (b *Broker) provisionPlan(r *ProvisionRequest) (*plan, error) {
 type claim struct {
 	inst    store.Instance // as it would be new
 	ceiling int            // of the pool
+	within  func(store.Tx, store.Instance) error
 
 	old       *store.Instance // was there before
 	made      store.Instance  // inst as it was stored; with a group it was a hit
@@ -168,6 +169,9 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (
 func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) error {
 	c.old, c.made = nil, store.Instance{}
 	if err := c.find(tx); err != nil || c.old != nil {
+		return err
+	}
+	if err := c.within(tx, c.inst); err != nil {
 		return err
 	}
 	t := now()
