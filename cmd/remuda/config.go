@@ -32,6 +32,7 @@ type Config struct {
 	Offerings    []string        `yaml:"offerings"` // which to offer; empty is all
 	Publish      PublishConfig   `yaml:"publish"`
 	Pools        map[string]Pool `yaml:"pools"`
+	Limits       Limits          `yaml:"limits"`
 	Parallel     Parallel        `yaml:"parallel"`
 	// OperationMemory is how long finished operations can be polled.
 	OperationMemory Duration `yaml:"operation_memory"`

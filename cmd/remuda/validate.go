@@ -90,6 +90,7 @@ func (c *Config) Validate() error {
 			at("pools", name)("pools.%s: floor %d, ceiling %d, keep %s do not fit: 0 ≤ floor ≤ ceiling, ceiling ≥ 1, keep ≥ 0", name, floor, ceiling, keep)
 		}
 	}
+	c.Limits.faults(at)
 	return errors.Join(errs...)
 }
 
@@ -133,5 +134,6 @@ func loadRecipes(c Config) ([]catalog.Recipe, error) {
 			errs = append(errs, c.origin.fault(fmt.Sprintf("offerings: there is no recipe %q; there are %s", name, strings.Join(names, ", ")), "offerings"))
 		}
 	}
+	errs = append(errs, c.Limits.unknown(c.origin, all)...)
 	return all, errors.Join(errs...)
 }
