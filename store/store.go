@@ -1,5 +1,5 @@
 // Package store keeps what the broker must not forget: instances, bindings,
-// operations, container groups and their definitions.
+// operations, container groups and their definitions, and who changed what.
 //
 // Everything is read and written inside a transaction given to a closure.
 // Update closures run one after the other, as if alone (serializable), and may
@@ -44,6 +44,7 @@ type Tx interface {
 	Instances() Instances
 	Bindings() Bindings
 	Operations() Operations
+	Audit() Audit
 }
 
 // Table is what every table can do. Get and Delete return ErrNotFound for an
@@ -245,6 +246,8 @@ type Operation struct {
 	ServiceID   string         `json:"service_id"`
 	PlanID      string         `json:"plan_id"`
 	Description string         `json:"description,omitempty"` // for the user
-	StartedAt   time.Time      `json:"started_at"`
-	FinishedAt  time.Time      `json:"finished_at,omitzero"`
+	// Async says that the platform polls for its end, which is then audited.
+	Async      bool      `json:"async,omitempty"`
+	StartedAt  time.Time `json:"started_at"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
 }

@@ -91,7 +91,10 @@ func TestLookupsUseIndexes(t *testing.T) {
 		"SELECT body FROM bindings WHERE instance_id = ? ORDER BY created, id":                                         "bindings_instance",
 		"SELECT body FROM operations WHERE instance_id = ? AND binding_id = ? ORDER BY started DESC, seq DESC LIMIT 1": "operations_subject",
 		"SELECT body FROM operations WHERE state = 'in progress' ORDER BY started, seq":                                "operations_running",
-		"DELETE FROM operations WHERE state <> 'in progress' AND finished < ?":                                         "operations_finished",
+		auditPage:   "PRIMARY KEY (rowid<?)",
+		auditOf:     "audit_instance",
+		auditRemove: "PRIMARY KEY (rowid=?)",
+		"DELETE FROM operations WHERE state <> 'in progress' AND finished < ?": "operations_finished",
 	} {
 		rows, err := c.c.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)
 		if err != nil {
@@ -157,5 +160,20 @@ func TestMigrationCountsWhatIsThere(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAuditCannotBeChanged(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	err = s.Update(t.Context(), func(tx store.Tx) error { _, err := tx.Audit().Append(store.AuditRecord{}); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.db.Exec("UPDATE audit SET time = 1"); err == nil || !strings.Contains(err.Error(), "never changed") {
+		t.Errorf("changed: %v", err)
 	}
 }
