@@ -123,7 +123,12 @@ type claim struct {
 // claimGroup provisions without a hook: one transaction, and the address is
 // opened behind the answer.
 func (b *Broker) claimGroup(ctx context.Context, r ProvisionRequest, c claim) (ProvisionResult, error) {
-	if err := b.o.Store.Update(ctx, func(tx store.Tx) error { return c.run(tx, r, store.InstanceReady) }); err != nil {
+	if err := b.o.Store.Update(ctx, func(tx store.Tx) error {
+		if err := c.run(tx, r, store.InstanceReady); err != nil {
+			return err
+		}
+		return c.audit(ctx, tx)
+	}); err != nil {
 		return ProvisionResult{}, failure(err, "The service instance could not be created.")
 	}
 	if c.old != nil {
@@ -195,9 +200,20 @@ func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) 
 	}
 	c.operation = store.Operation{
 		ID: newOperationID(), Kind: store.OpProvision, State: store.OpInProgress,
-		InstanceID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, StartedAt: t,
+		InstanceID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, StartedAt: t, Async: inst.GroupID == "",
 	}
 	return tx.Operations().Put(c.operation)
+}
+
+// audit records what run has made.
+func (c *claim) audit(ctx context.Context, tx store.Tx) error {
+	switch {
+	case c.old != nil:
+		return nil // nothing was made
+	case c.made.GroupID == "":
+		return audit(ctx, tx, store.OpProvision, c.made, c.operation.ID, 202, "accepted")
+	}
+	return audit(ctx, tx, store.OpProvision, c.made, "", 201, "created")
 }
 
 // find looks for an instance with the id, and its operation.

@@ -151,6 +151,7 @@ func (a *API) route() {
 		"/admin/v1/pools":     {"GET": {operation: "admin_pools", handle: a.pools}},
 		"/admin/v1/groups":    {"GET": {operation: "admin_groups", handle: a.groups}},
 		"/admin/v1/instances": {"GET": {operation: "admin_instances", handle: a.instances}},
+		"/admin/v1/audit":     {"GET": {operation: "admin_audit", handle: a.auditPage}},
 	}
 	for path, m := range paths {
 		a.router.Handle(path, m)

@@ -26,21 +26,35 @@ func (a auditTable) Append(r store.AuditRecord) (store.AuditRecord, error) {
 	if a.t.readOnly {
 		return r, errReadOnly
 	}
-	var last store.AuditRecord
-	var hash []byte
-	if err := a.t.rows(func(r *sql.Rows) error { return r.Scan(&last.Seq, &hash) }, auditLast); err != nil {
+	last, err := a.last()
+	if err != nil {
 		return r, err
 	}
-	last.Hash = hex.EncodeToString(hash)
 	r, body, err := r.Chain(last)
 	if err != nil {
 		return r, err
 	}
-	if hash, err = hex.DecodeString(r.Hash); err != nil {
+	hash, err := hex.DecodeString(r.Hash)
+	if err != nil {
 		return r, err
 	}
 	_, err = a.t.exec("INSERT INTO audit VALUES (?, ?, ?, ?, ?)", r.Seq, r.InstanceID, nanos(r.Time), hash, body)
+	if err == nil {
+		a.t.c.auditHead = &r
+	}
 	return r, err
+}
+
+// last is the newest record, as far as a chain needs it. The only connection
+// that writes remembers what it wrote, until something of it is undone.
+func (a auditTable) last() (last store.AuditRecord, err error) {
+	if a.t.c.auditHead != nil {
+		return *a.t.c.auditHead, nil
+	}
+	var hash []byte
+	err = a.t.rows(func(r *sql.Rows) error { return r.Scan(&last.Seq, &hash) }, auditLast)
+	last.Hash = hex.EncodeToString(hash)
+	return last, err
 }
 
 // Page stops at the first record that is too old, since times follow the order
