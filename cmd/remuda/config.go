@@ -34,6 +34,7 @@ type Config struct {
 	Pools        map[string]Pool `yaml:"pools"`
 	Limits       Limits          `yaml:"limits"`
 	Parallel     Parallel        `yaml:"parallel"`
+	Audit        AuditConfig     `yaml:"audit"`
 	// OperationMemory is how long finished operations can be polled.
 	OperationMemory Duration `yaml:"operation_memory"`
 	// ProvisionTimeout is how long an instance waits for a group before its create fails.
@@ -56,6 +57,11 @@ type Pool struct {
 	Floor   *int      `yaml:"floor"`   // groups kept warm at least; 0 is always cold
 	Ceiling *int      `yaml:"ceiling"` // groups at most, claimed ones included
 	Keep    *Duration `yaml:"keep"`    // how long a returned group stays warm above the target
+}
+
+// AuditConfig is about the record of who changed what.
+type AuditConfig struct {
+	Keep Duration `yaml:"keep"`
 }
 
 // Parallel bounds background work on groups.
@@ -87,6 +93,7 @@ func DefaultConfig() Config {
 		Publish:         PublishConfig{Host: "127.0.0.1", Ports: "20000-29999"},
 		Pools:           map[string]Pool{"default": {}},
 		Parallel:        Parallel{Creates: 2, Resets: 4},
+		Audit:           AuditConfig{Keep: Duration(365 * 24 * time.Hour)},
 		OperationMemory: Duration(72 * time.Hour), ProvisionTimeout: Duration(10 * time.Minute),
 		LogLevel: "info",
 	}

@@ -60,7 +60,7 @@ func serve(ctx context.Context, c Config, recipes []catalog.Recipe, stdout, stde
 	registry.MustRegister(levelCollector{pool.Levels})
 	b, err := broker.New(broker.Options{
 		Store: p.store, Groups: timedGroups{pool, metrics}, Catalog: p.recipes, Sealer: p.sealer, Logger: log,
-		Limits:          c.Limits.forBroker(),
+		Limits: c.Limits.forBroker(), AuditKeep: time.Duration(c.Audit.Keep),
 		OperationMemory: time.Duration(c.OperationMemory), ProvisionTimeout: time.Duration(c.ProvisionTimeout),
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -91,6 +92,9 @@ func (c *Config) Validate() error {
 		}
 	}
 	c.Limits.faults(at)
+	if c.Audit.Keep < Duration(time.Hour) {
+		at("audit", "keep")("audit.keep must be at least 1h")
+	}
 	return errors.Join(errs...)
 }
 
