@@ -28,6 +28,7 @@ type Options struct {
 	Sealer  Sealer
 	Logger  *slog.Logger // default slog.Default()
 	Limits  Limits       // of service instances; default none
+	Links   Links        // of dashboards; default none
 
 	// OperationMemory is how long finished operations can be polled; default 72 h.
 	OperationMemory time.Duration

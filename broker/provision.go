@@ -46,7 +46,7 @@ func (b *Broker) Provision(ctx context.Context, r ProvisionRequest) (ProvisionRe
 		return ProvisionResult{}, failure(err, "The service instance could not be created.")
 	}
 	c := claim{
-		ceiling: ceiling, within: b.withinLimits,
+		ceiling: ceiling, within: b.withinLimits, link: b.link,
 		inst: store.Instance{
 			ID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, Fingerprint: fingerprint,
 			OrgGUID: r.OrganizationGUID, SpaceGUID: r.SpaceGUID, Context: r.Context, Sealed: sealed,
@@ -114,6 +114,7 @@ type claim struct {
 	inst    store.Instance // as it would be new
 	ceiling int            // of the pool
 	within  func(store.Tx, store.Instance) error
+	link    func(store.Instance) string // to its dashboard
 
 	old       *store.Instance // was there before
 	made      store.Instance  // inst as it was stored; with a group it was a hit
@@ -136,10 +137,10 @@ func (b *Broker) claimGroup(ctx context.Context, r ProvisionRequest, c claim) (P
 	}
 	b.o.Groups.Demand(c.inst.Fingerprint, c.made.GroupID != "")
 	if c.made.GroupID == "" {
-		return ProvisionResult{Operation: c.operation.ID}, nil
+		return ProvisionResult{Operation: c.operation.ID, DashboardURL: c.made.DashboardURL}, nil
 	}
 	b.queue.add(job{settleInstance, r.InstanceID})
-	return ProvisionResult{Created: true}, nil
+	return ProvisionResult{Created: true, DashboardURL: c.made.DashboardURL}, nil
 }
 
 // claimAndRun provisions with a hook, under the instance's lock. A failure
@@ -153,7 +154,7 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (
 	}
 	b.o.Groups.Demand(c.inst.Fingerprint, c.made.GroupID != "")
 	if c.made.GroupID == "" {
-		return ProvisionResult{Operation: c.operation.ID}, nil
+		return ProvisionResult{Operation: c.operation.ID, DashboardURL: c.made.DashboardURL}, nil
 	}
 	if err := b.finishProvision(ctx, c.made); err != nil {
 		if seized(ctx) {
@@ -166,7 +167,7 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (
 		}
 		return ProvisionResult{}, failure(err, "The service instance could not be set up with these parameters; nothing of it was kept.")
 	}
-	return ProvisionResult{Created: true}, nil
+	return ProvisionResult{Created: true, DashboardURL: c.made.DashboardURL}, nil
 }
 
 // run is the transaction. On a hit the new instance gets state; a ready one is
@@ -182,6 +183,7 @@ func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) 
 	t := now()
 	inst := c.inst
 	inst.CreatedAt = t
+	inst.DashboardURL = c.link(inst)
 	group, err := tx.Groups().ClaimWarm(inst.Fingerprint, inst.ID, t)
 	switch {
 	case err == nil:

@@ -24,6 +24,8 @@ type (
 		Requires             []string       `json:"requires,omitempty"`
 		Metadata             map[string]any `json:"metadata,omitempty"`
 		Plans                []offeringPlan `json:"plans"`
+
+		DashboardClient *DashboardClient `json:"dashboard_client,omitempty"`
 	}
 	offeringPlan struct {
 		ID          string         `json:"id"`
@@ -45,6 +47,14 @@ type (
 	}
 )
 
+// DashboardClient is what a platform must know to make its login server know
+// the dashboards of an offering (OSB, "Dashboard Client Object").
+type DashboardClient struct {
+	ID          string `json:"id"`
+	Secret      string `json:"secret"`
+	RedirectURI string `json:"redirect_uri"`
+}
+
 // noParameters is the schema of those who give none.
 var noParameters = map[string]any{
 	"$schema":              "http://json-schema.org/draft-07/schema#",
@@ -59,7 +69,7 @@ type document struct {
 }
 
 // newCatalog writes the catalog (OSB, "Catalog Management").
-func newCatalog(recipes []catalog.Recipe) (document, error) {
+func newCatalog(recipes []catalog.Recipe, client func(string) (DashboardClient, bool)) (document, error) {
 	services := make([]offering, 0, len(recipes)) // never null
 	for _, r := range recipes {
 		o := offering{
@@ -67,6 +77,11 @@ func newCatalog(recipes []catalog.Recipe) (document, error) {
 			Bindable: true, InstancesRetrievable: true, BindingsRetrievable: true,
 			Tags: r.Offering.Tags, Requires: r.Offering.Requires, Metadata: r.Offering.Metadata,
 			Plans: make([]offeringPlan, 0, len(r.Offering.Plans)),
+		}
+		if client != nil {
+			if c, ok := client(r.Name); ok {
+				o.DashboardClient = &c
+			}
 		}
 		for _, p := range r.Offering.Plans {
 			o.Plans = append(o.Plans, offeringPlan{
