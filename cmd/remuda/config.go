@@ -35,14 +35,16 @@ type Config struct {
 	Limits       Limits          `yaml:"limits"`
 	Parallel     Parallel        `yaml:"parallel"`
 	Audit        AuditConfig     `yaml:"audit"`
+	Dashboard    DashboardConfig `yaml:"dashboard"`
 	// OperationMemory is how long finished operations can be polled.
 	OperationMemory Duration `yaml:"operation_memory"`
 	// ProvisionTimeout is how long an instance waits for a group before its create fails.
 	ProvisionTimeout Duration `yaml:"provision_timeout"`
 	LogLevel         string   `yaml:"log_level"` // debug, info, warn or error
 
-	password string // from REMUDA_PASSWORD
-	origin   origin
+	password     string // from REMUDA_PASSWORD
+	clientSecret string // from dashboard.oauth2.client_secret_file
+	origin       origin
 }
 
 // PublishConfig says where instances are reached.
@@ -93,6 +95,7 @@ func DefaultConfig() Config {
 		Publish:         PublishConfig{Host: "127.0.0.1", Ports: "20000-29999"},
 		Pools:           map[string]Pool{"default": {}},
 		Parallel:        Parallel{Creates: 2, Resets: 4},
+		Dashboard:       DashboardConfig{Enabled: true, LinkLifetime: Duration(30 * 24 * time.Hour)},
 		Audit:           AuditConfig{Keep: Duration(365 * 24 * time.Hour)},
 		OperationMemory: Duration(72 * time.Hour), ProvisionTimeout: Duration(10 * time.Minute),
 		LogLevel: "info",

@@ -95,6 +95,7 @@ func (c *Config) Validate() error {
 	if c.Audit.Keep < Duration(time.Hour) {
 		at("audit", "keep")("audit.keep must be at least 1h")
 	}
+	c.Dashboard.faults(at)
 	return errors.Join(errs...)
 }
 
@@ -102,7 +103,7 @@ func (c *Config) Validate() error {
 func configured(cmd *cobra.Command) (Config, []catalog.Recipe, error) {
 	c, err := loadConfig(cmd)
 	recipes, recipesErr := loadRecipes(c)
-	return c, recipes, errors.Join(err, recipesErr)
+	return c, recipes, errors.Join(err, recipesErr, c.readClientSecret())
 }
 
 // loadRecipes reads the built-in recipes and the operator's own, and checks
