@@ -113,7 +113,7 @@ func newMember(m provisioner.MemberInspection) member {
 	}
 	out.Usage = []usage{
 		newUsage("Memory", m.Memory, bytesText),
-		newUsage("CPU", m.CPU, coresText),
+		newUsage("CPU cores", m.CPU, coresText),
 		newUsage("Disk", m.Disk, bytesText),
 	}
 	return out
@@ -139,14 +139,10 @@ func bytesText(n int64) string {
 }
 
 func coresText(thousandths int64) string {
-	text := strconv.FormatFloat(float64(thousandths)/1000, 'f', -1, 64)
-	if thousandths%10 != 0 {
-		text = strconv.FormatFloat(float64(thousandths)/1000, 'f', 2, 64)
+	if thousandths%10 == 0 {
+		return strconv.FormatFloat(float64(thousandths)/1000, 'f', -1, 64)
 	}
-	if thousandths == 1000 {
-		return text + " core"
-	}
-	return text + " cores"
+	return strconv.FormatFloat(float64(thousandths)/1000, 'f', 2, 64)
 }
 
 // stateBadge gives states and results of operations their colour.
