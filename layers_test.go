@@ -21,6 +21,7 @@ var allowed = map[string][]string{
 	"store/storetest":         {"store", "catalog"},
 	"broker":                  {"catalog", "store", "provisioner"},
 	"broker/osbapi":           {"catalog", "store", "provisioner", "broker"},
+	"broker/dashboard":        {"catalog", "store", "provisioner", "broker"},
 }
 
 func TestLayers(t *testing.T) {

@@ -28,9 +28,13 @@ type Options struct {
 	Catalog []catalog.Recipe // validated by package catalog
 	Sealer  Sealer
 	Logger  *slog.Logger // default slog.Default()
+	Limits  Limits       // of service instances; default none
+	Links   Links        // of dashboards; default none
 
 	// OperationMemory is how long finished operations can be polled; default 72 h.
 	OperationMemory time.Duration
+	// AuditKeep is how long the record of who changed what is kept; default a year.
+	AuditKeep time.Duration
 	// ProvisionTimeout is how long an instance waits for a group; default 10 min.
 	ProvisionTimeout time.Duration
 	// LockTimeout is how long a call waits for other work on its instance;
@@ -79,6 +83,7 @@ func New(o Options) (*Broker, error) {
 		value time.Duration
 	}{
 		{&o.OperationMemory, 72 * time.Hour},
+		{&o.AuditKeep, 365 * 24 * time.Hour},
 		{&o.ProvisionTimeout, 10 * time.Minute},
 		{&o.LockTimeout, 10 * time.Second},
 		{&o.WorkTimeout, 40 * time.Second},

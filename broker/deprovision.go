@@ -77,8 +77,10 @@ func (b *Broker) remove(ctx context.Context, id string, check func(store.Instanc
 				return err
 			}
 		}
-		released, err = removeRows(tx, inst)
-		return err
+		if released, err = removeRows(tx, inst); err != nil {
+			return err
+		}
+		return audit(ctx, tx, store.OpDeprovision, inst, "", 200, "deleted")
 	})
 	if err != nil || released == "" {
 		return found, err

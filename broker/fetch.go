@@ -68,7 +68,7 @@ func (b *Broker) FetchInstance(ctx context.Context, r FetchRequest) (InstanceRes
 		return InstanceResult{}, failure(err, "The service instance could not be fetched.")
 	}
 	return InstanceResult{
-		ServiceID: inst.ServiceID, PlanID: inst.PlanID, DashboardURL: inst.DashboardURL, Parameters: parameters,
+		ServiceID: inst.ServiceID, PlanID: inst.PlanID, DashboardURL: b.freshLink(ctx, inst), Parameters: parameters,
 		Maintenance: inst.Maintenance,
 	}, nil
 }

@@ -37,18 +37,28 @@ func (b *Broker) patiently(ctx context.Context, accepts bool, of store.Operation
 		return "", err
 	case <-timer.C:
 	}
-	// The outcome decides if it comes while the operation is looked up.
 	p.told.Store(true)
-	op, lookErr := b.latest(ctx, of.InstanceID, of.BindingID)
-	select {
-	case err := <-done:
-		return "", err
-	default:
+	if operation, err = b.promise(ctx, of); err != nil || operation == "" {
+		return "", <-done // it has not begun, or has ended
 	}
-	if lookErr != nil || op.Kind != of.Kind || op.State != store.OpInProgress {
-		return "", <-done // it has not begun
-	}
-	return op.ID, nil
+	return operation, nil
+}
+
+// promise notes that the operation will be polled, if it is in progress.
+func (b *Broker) promise(ctx context.Context, of store.Operation) (operation string, err error) {
+	err = b.o.Store.Update(context.WithoutCancel(ctx), func(tx store.Tx) error {
+		operation = ""
+		op, err := tx.Operations().Latest(of.InstanceID, of.BindingID)
+		if errors.Is(err, store.ErrNotFound) || err == nil && (op.Kind != of.Kind || op.State != store.OpInProgress) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		operation, op.Async = op.ID, true
+		return tx.Operations().Put(op)
+	})
+	return operation, err
 }
 
 type stopKey struct{}
@@ -65,15 +75,6 @@ func unpanicked(work func() error) (err error) {
 		}
 	}()
 	return work()
-}
-
-// latest is the newest operation of an instance or a binding.
-func (b *Broker) latest(ctx context.Context, instanceID, bindingID string) (op store.Operation, err error) {
-	err = b.o.Store.View(context.WithoutCancel(ctx), func(tx store.Tx) error {
-		op, err = tx.Operations().Latest(instanceID, bindingID)
-		return err
-	})
-	return op, err
 }
 
 // underWay returns the operation of that kind if one is in progress.

@@ -46,7 +46,7 @@ func (b *Broker) Provision(ctx context.Context, r ProvisionRequest) (ProvisionRe
 		return ProvisionResult{}, failure(err, "The service instance could not be created.")
 	}
 	c := claim{
-		ceiling: ceiling,
+		ceiling: ceiling, within: b.withinLimits, link: b.link,
 		inst: store.Instance{
 			ID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, Fingerprint: fingerprint,
 			OrgGUID: r.OrganizationGUID, SpaceGUID: r.SpaceGUID, Context: r.Context, Sealed: sealed,
@@ -117,6 +117,8 @@ func (b *Broker) provisionPlan(r *ProvisionRequest) (*plan, error) {
 type claim struct {
 	inst    store.Instance // as it would be new
 	ceiling int            // of the pool
+	within  func(store.Tx, store.Instance) error
+	link    func(store.Instance) string // to its dashboard
 
 	old       *store.Instance // was there before
 	made      store.Instance  // inst as it was stored; with a group it was a hit
@@ -126,7 +128,12 @@ type claim struct {
 // claimGroup provisions without a hook: one transaction, and the address is
 // opened behind the answer.
 func (b *Broker) claimGroup(ctx context.Context, r ProvisionRequest, c claim) (ProvisionResult, error) {
-	if err := b.o.Store.Update(ctx, func(tx store.Tx) error { return c.run(tx, r, store.InstanceReady) }); err != nil {
+	if err := b.o.Store.Update(ctx, func(tx store.Tx) error {
+		if err := c.run(tx, r, store.InstanceReady); err != nil {
+			return err
+		}
+		return c.audit(ctx, tx)
+	}); err != nil {
 		return ProvisionResult{}, failure(err, "The service instance could not be created.")
 	}
 	if c.old != nil {
@@ -134,10 +141,10 @@ func (b *Broker) claimGroup(ctx context.Context, r ProvisionRequest, c claim) (P
 	}
 	b.o.Groups.Demand(c.inst.Fingerprint, c.made.GroupID != "")
 	if c.made.GroupID == "" {
-		return ProvisionResult{Operation: c.operation.ID}, nil
+		return ProvisionResult{Operation: c.operation.ID, DashboardURL: c.made.DashboardURL}, nil
 	}
 	b.queue.add(job{settleInstance, r.InstanceID})
-	return ProvisionResult{Created: true}, nil
+	return ProvisionResult{Created: true, DashboardURL: c.made.DashboardURL}, nil
 }
 
 // claimAndRun provisions with a hook, under the instance's lock. A failure
@@ -151,7 +158,7 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim, p
 	}
 	b.o.Groups.Demand(c.inst.Fingerprint, c.made.GroupID != "")
 	if c.made.GroupID == "" {
-		return ProvisionResult{Operation: c.operation.ID}, nil
+		return ProvisionResult{Operation: c.operation.ID, DashboardURL: c.made.DashboardURL}, nil
 	}
 	if err := b.finishProvision(ctx, c.made); err != nil {
 		if seized(ctx) {
@@ -168,7 +175,7 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim, p
 		}
 		return ProvisionResult{}, failure(err, "The service instance could not be set up with these parameters; nothing of it was kept.")
 	}
-	return ProvisionResult{Created: true}, nil
+	return ProvisionResult{Created: true, DashboardURL: c.made.DashboardURL}, nil
 }
 
 // run is the transaction. On a hit the new instance gets state; a ready one is
@@ -178,9 +185,13 @@ func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) 
 	if err := c.find(tx); err != nil || c.old != nil {
 		return err
 	}
+	if err := c.within(tx, c.inst); err != nil {
+		return err
+	}
 	t := now()
 	inst := c.inst
 	inst.CreatedAt = t
+	inst.DashboardURL = c.link(inst)
 	group, err := tx.Groups().ClaimWarm(inst.Fingerprint, inst.ID, t)
 	switch {
 	case err == nil:
@@ -199,9 +210,20 @@ func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) 
 	}
 	c.operation = store.Operation{
 		ID: newOperationID(), Kind: store.OpProvision, State: store.OpInProgress,
-		InstanceID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, StartedAt: t,
+		InstanceID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, StartedAt: t, Async: inst.GroupID == "",
 	}
 	return tx.Operations().Put(c.operation)
+}
+
+// audit records what run has made.
+func (c *claim) audit(ctx context.Context, tx store.Tx) error {
+	switch {
+	case c.old != nil:
+		return nil // nothing was made
+	case c.made.GroupID == "":
+		return audit(ctx, tx, store.OpProvision, c.made, c.operation.ID, 202, "accepted")
+	}
+	return audit(ctx, tx, store.OpProvision, c.made, "", 201, "created")
 }
 
 // find looks for an instance with the id, and its operation.

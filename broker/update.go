@@ -262,6 +262,9 @@ func (b *Broker) intendUpdate(ctx context.Context, inst *store.Instance, next *s
 		if err := b.checkTarget(row, r); err != nil {
 			return err
 		}
+		if err := b.planWithinLimits(tx, row, next.PlanID); err != nil {
+			return err
+		}
 		if next.Fingerprint != row.Fingerprint && next.Fingerprint == current {
 			counts, err := tx.Groups().Count(current)
 			if err != nil {
@@ -392,6 +395,9 @@ func (b *Broker) failUpdate(ctx context.Context, id string, cause error) error {
 			return err
 		}
 		op.State, op.Description, op.FinishedAt, op.Final = store.OpFailed, refusal.Message, now(), refusal.Final
+		if err := auditEnd(tx, op); err != nil {
+			return err
+		}
 		return tx.Operations().Put(op)
 	})
 	if err != nil {

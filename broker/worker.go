@@ -35,7 +35,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		workers.Go(func() { b.work(ctx) })
 	}
 	workers.Go(func() { b.every(ctx, b.o.SweepInterval, "sweep", b.sweep) })
-	workers.Go(func() { b.every(ctx, forgetInterval, "forget operations", b.forget) })
+	workers.Go(func() { b.every(ctx, forgetInterval, "forget what is old", b.forget) })
 	workers.Wait()
 	b.stop()
 	b.background.Wait()
@@ -58,12 +58,14 @@ func (b *Broker) every(ctx context.Context, interval time.Duration, name string,
 	}
 }
 
-// forget deletes operations that ended longer than OperationMemory ago.
+// forget deletes operations that ended longer than OperationMemory ago, and
+// audit records that are older than AuditKeep.
 func (b *Broker) forget(ctx context.Context) error {
-	return b.o.Store.Update(ctx, func(tx store.Tx) error {
+	err := b.o.Store.Update(ctx, func(tx store.Tx) error {
 		_, err := tx.Operations().DeleteFinishedBefore(now().Add(-b.o.OperationMemory))
 		return err
 	})
+	return errors.Join(err, b.forgetAudit(ctx))
 }
 
 func (b *Broker) work(ctx context.Context) {

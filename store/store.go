@@ -1,5 +1,5 @@
 // Package store keeps what the broker must not forget: instances, bindings,
-// operations, container groups and their definitions.
+// operations, container groups and their definitions, and who changed what.
 //
 // Everything is read and written inside a transaction given to a closure.
 // Update closures run one after the other, as if alone (serializable), and may
@@ -44,6 +44,7 @@ type Tx interface {
 	Instances() Instances
 	Bindings() Bindings
 	Operations() Operations
+	Audit() Audit
 }
 
 // Table is what every table can do. Get and Delete return ErrNotFound for an
@@ -82,6 +83,19 @@ type Instances interface {
 	// Page returns up to limit instances with an id greater than after, in the
 	// order of ids.
 	Page(after string, limit int) ([]Instance, error)
+	// CountIn counts the instances in the scope, in whatever state. What it costs
+	// does not depend on how many there are, but for an organization on how many
+	// spaces it has.
+	CountIn(InstanceScope) (int, error)
+}
+
+// InstanceScope says which instances are counted; an empty field is any. A plan
+// needs its service, and a space its organization.
+type InstanceScope struct {
+	OrgGUID   string
+	SpaceGUID string
+	ServiceID string
+	PlanID    string
 }
 
 // Bindings belong to an instance. Their ids are unique in the whole store.
@@ -260,8 +274,10 @@ type Operation struct {
 	Description string         `json:"description,omitempty"`  // for the user
 	// Unusable and Final are of a failed update: the instance does not serve any
 	// more; the same request would fail again.
-	Unusable   bool      `json:"unusable,omitempty"`
-	Final      bool      `json:"final,omitempty"`
+	Unusable bool `json:"unusable,omitempty"`
+	Final    bool `json:"final,omitempty"`
+	// Async says that the platform polls for its end, which is then audited.
+	Async      bool      `json:"async,omitempty"`
 	StartedAt  time.Time `json:"started_at"`
 	FinishedAt time.Time `json:"finished_at,omitzero"`
 }

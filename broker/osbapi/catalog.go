@@ -27,6 +27,8 @@ type (
 		Requires             []string       `json:"requires,omitempty"`
 		Metadata             map[string]any `json:"metadata,omitempty"`
 		Plans                []offeringPlan `json:"plans"`
+
+		DashboardClient *DashboardClient `json:"dashboard_client,omitempty"`
 	}
 	offeringPlan struct {
 		ID                     string           `json:"id"`
@@ -56,6 +58,14 @@ type (
 	}
 )
 
+// DashboardClient is what a platform must know to make its login server know
+// the dashboards of an offering (OSB, "Dashboard Client Object").
+type DashboardClient struct {
+	ID          string `json:"id"`
+	Secret      string `json:"secret"`
+	RedirectURI string `json:"redirect_uri"`
+}
+
 // noParameters is the schema of those who give none.
 var noParameters = map[string]any{
 	"$schema":              "http://json-schema.org/draft-07/schema#",
@@ -70,10 +80,10 @@ type document struct {
 }
 
 // newCatalogs writes the catalog for every minor version that is understood.
-func newCatalogs(recipes []catalog.Recipe) (map[int]document, error) {
+func newCatalogs(recipes []catalog.Recipe, client func(string) (DashboardClient, bool)) (map[int]document, error) {
 	all := map[int]document{}
 	for minor := minMinor; minor <= minorNewest; minor++ {
-		d, err := newCatalog(recipes, minor)
+		d, err := newCatalog(recipes, minor, client)
 		if err != nil {
 			return nil, err
 		}
@@ -83,7 +93,7 @@ func newCatalogs(recipes []catalog.Recipe) (map[int]document, error) {
 }
 
 // newCatalog writes the catalog (OSB, "Catalog Management") as version 2.minor has it.
-func newCatalog(recipes []catalog.Recipe, minor int) (document, error) {
+func newCatalog(recipes []catalog.Recipe, minor int, client func(string) (DashboardClient, bool)) (document, error) {
 	services := make([]offering, 0, len(recipes)) // never null
 	for _, r := range recipes {
 		o := offering{
@@ -92,6 +102,11 @@ func newCatalog(recipes []catalog.Recipe, minor int) (document, error) {
 			PlanUpdateable: len(r.Offering.Plans) > 1, AllowContextUpdates: minor >= minorMaintenance,
 			Tags: r.Offering.Tags, Requires: r.Offering.Requires, Metadata: r.Offering.Metadata,
 			Plans: make([]offeringPlan, 0, len(r.Offering.Plans)),
+		}
+		if client != nil {
+			if c, ok := client(r.Name); ok {
+				o.DashboardClient = &c
+			}
 		}
 		for _, p := range r.Offering.Plans {
 			plan := offeringPlan{

@@ -36,7 +36,8 @@ func checkHeaders(h http.Header) (minor int, err error) {
 		return 0, err
 	}
 	if values := h.Values(originatingIdentity); len(values) > 0 {
-		return minor, checkOriginatingIdentity(values[0])
+		_, _, err = readOriginatingIdentity(values[0])
+		return minor, err
 	}
 	return minor, nil
 }
@@ -64,25 +65,25 @@ func number(s string) (int, bool) {
 	return n, err == nil
 }
 
-// checkOriginatingIdentity is OSB, "Originating Identity": a platform, a space,
-// and a JSON object in Base64. The value is not used any further, and never
+// readOriginatingIdentity is OSB, "Originating Identity": a platform, a space,
+// and a JSON object in Base64. It is kept in the audit record alone and never
 // logged: it names a person.
-func checkOriginatingIdentity(header string) error {
+func readOriginatingIdentity(header string) (platform string, object json.RawMessage, err error) {
 	malformed := invalid("The header X-Broker-API-Originating-Identity must be a platform, a space, and a JSON object in Base64.")
 	platform, value, ok := strings.Cut(strings.TrimSpace(header), " ")
 	if !ok || platform == "" {
-		return malformed
+		return "", nil, malformed
 	}
 	value = strings.TrimSpace(value)
 	plain, err := base64.StdEncoding.DecodeString(value)
 	if err != nil {
 		if plain, err = base64.RawStdEncoding.DecodeString(value); err != nil {
-			return malformed
+			return "", nil, malformed
 		}
 	}
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(plain, &object); err != nil || object == nil {
-		return malformed
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(plain, &members); err != nil || members == nil {
+		return "", nil, malformed
 	}
-	return nil
+	return platform, plain, nil
 }

@@ -31,7 +31,10 @@ type Memory struct {
 	pid, port  int
 }
 
-var _ provisioner.Backend = (*Memory)(nil)
+var (
+	_ provisioner.Backend   = (*Memory)(nil)
+	_ provisioner.Inspector = (*Memory)(nil)
+)
 
 // Call is one call of a method that concerns one group.
 type Call struct {
@@ -258,6 +261,31 @@ func (m *Memory) List(ctx context.Context) ([]provisioner.Observation, error) {
 	var out []provisioner.Observation
 	for _, id := range slices.Sorted(maps.Keys(m.groups)) {
 		out = append(out, m.groups[id].see())
+	}
+	return out, nil
+}
+
+// Inspect implements provisioner.Inspector, with the same numbers always.
+func (m *Memory) Inspect(ctx context.Context, id string) (provisioner.Inspection, error) {
+	if err := ctx.Err(); err != nil {
+		return provisioner.Inspection{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.groups[id]
+	if g == nil {
+		return provisioner.Inspection{}, provisioner.ErrNoGroup
+	}
+	var out provisioner.Inspection
+	for i, member := range g.o.Members {
+		name := fmt.Sprintf("%s-%d", member.Role, i)
+		seen := provisioner.MemberInspection{MemberObservation: member, Name: name,
+			Memory: provisioner.Usage{Used: 48 << 20, Limit: 64 << 20}, Disk: provisioner.Usage{Used: 10 << 20, Limit: 64 << 20},
+			CPU: provisioner.Usage{Used: 250, Limit: 1000}, Log: "ready"}
+		if !member.Healthy {
+			seen.Memory.Used, seen.Disk.Used, seen.CPU.Used, seen.Log = -1, -1, -1, ""
+		}
+		out.Members = append(out.Members, seen)
 	}
 	return out, nil
 }
