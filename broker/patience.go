@@ -32,16 +32,20 @@ func (b *Broker) patiently(ctx context.Context, accepts bool, of store.Operation
 	}()
 	timer := time.NewTimer(b.o.AnswerTime)
 	defer timer.Stop()
-	select {
-	case err := <-done:
-		return "", err
-	case <-timer.C:
+	for {
+		select {
+		case err := <-done:
+			return "", err
+		case <-timer.C:
+		}
+		p.told.Store(true)
+		if operation, err := b.promise(ctx, of); err == nil && operation != "" {
+			return operation, nil
+		}
+		// It has not begun, because other work is going on, or it is ending just now.
+		p.told.Store(false)
+		timer.Reset(min(b.o.AnswerTime, time.Second))
 	}
-	p.told.Store(true)
-	if operation, err = b.promise(ctx, of); err != nil || operation == "" {
-		return "", <-done // it has not begun, or has ended
-	}
-	return operation, nil
 }
 
 // promise notes that the operation will be polled, if it is in progress.
