@@ -41,8 +41,9 @@ type Options struct {
 
 // Handler serves everything below /dashboard/.
 type Handler struct {
-	o   Options
-	log *slog.Logger
+	o     Options
+	log   *slog.Logger
+	looks chan struct{} // a place for each look into a group at a time
 }
 
 // New makes the handler.
@@ -56,7 +57,7 @@ func New(o Options) (*Handler, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Handler{o: o, log: o.Logger}, nil
+	return &Handler{o: o, log: o.Logger, looks: make(chan struct{}, maxLooks)}, nil
 }
 
 const (
@@ -64,8 +65,12 @@ const (
 	loginCookie   = "remuda_login"
 )
 
-// inspectTimeout bounds what a page waits for a look into its group.
-const inspectTimeout = 5 * time.Second
+// inspectTimeout bounds what a page waits for a look into its group, and
+// maxLooks how many there are at a time, however many pages are asked for.
+const (
+	inspectTimeout = 5 * time.Second
+	maxLooks       = 8
+)
 
 // ServeHTTP answers GET and HEAD.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -139,19 +144,35 @@ func (h *Handler) begin(w http.ResponseWriter, inst store.Instance) {
 }
 
 func (h *Handler) page(w http.ResponseWriter, r *http.Request, d broker.Details) {
-	var seen provisioner.Inspection
-	var err error
-	looked := h.o.Inspect != nil && d.Instance.GroupID != "" && d.Instance.State != store.InstanceFailed
-	if looked {
-		ctx, cancel := context.WithTimeout(r.Context(), inspectTimeout)
-		defer cancel()
-		if seen, err = h.o.Inspect(ctx, d.Instance.GroupID); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			h.log.WarnContext(ctx, "group cannot be inspected", "instance", d.Instance.ID, "error", err)
-		}
-	}
+	seen, blind := h.look(r.Context(), d.Instance)
 	view := newView(d, seen, h.o.Links.now())
-	view.Blind = looked && err != nil
+	view.Blind = blind
 	h.write(w, http.StatusOK, "page.html", view)
+}
+
+// look inspects the instance's group. blind says that there is something that
+// could not be seen.
+func (h *Handler) look(ctx context.Context, inst store.Instance) (seen provisioner.Inspection, blind bool) {
+	if h.o.Inspect == nil || inst.GroupID == "" || inst.State == store.InstanceFailed {
+		return seen, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	var err error
+	select {
+	case h.looks <- struct{}{}:
+		defer func() { <-h.looks }()
+		seen, err = h.o.Inspect(ctx, inst.GroupID)
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return seen, false
+	case err != nil:
+		h.log.WarnContext(ctx, "group cannot be inspected", "instance", inst.ID, "error", err)
+	}
+	return seen, err != nil
 }
 
 // forbidden is the answer to everything that is not allowed. It says how to get

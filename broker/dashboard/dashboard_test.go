@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -222,6 +223,36 @@ func TestOtherStates(t *testing.T) {
 				t.Error("internal text is shown")
 			}
 		})
+	}
+}
+
+// However many pages are asked for, groups are looked into a few at a time.
+func TestLooksAreBounded(t *testing.T) {
+	w := newWorld(t, nil)
+	var mu sync.Mutex
+	at, most := 0, 0
+	w.look = func() (provisioner.Inspection, error) {
+		mu.Lock()
+		at++
+		most = max(most, at)
+		mu.Unlock()
+		time.Sleep(5 * time.Millisecond)
+		mu.Lock()
+		at--
+		mu.Unlock()
+		return inspection(""), nil
+	}
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Go(func() {
+			if res, body := w.open(t, "shop"); res.StatusCode != 200 || strings.Contains(body, "just now.") {
+				t.Error(res.Status)
+			}
+		})
+	}
+	wg.Wait()
+	if most > 8 {
+		t.Errorf("%d at a time", most)
 	}
 }
 
