@@ -29,14 +29,21 @@ import (
 
 // Options is what a Handler needs.
 type Options struct {
-	Links *Links
-	// Details reads an instance; broker.Broker has it.
-	Details func(ctx context.Context, id string) (broker.Details, error)
+	Links  *Links
+	Broker Broker
 	// Inspect looks into a claimed group; provisioner.Pool has it. Nil shows neither
 	// members nor logs.
 	Inspect func(ctx context.Context, groupID string) (provisioner.Inspection, error)
 	OAuth   *OAuth       // nil: no login, links carry a token
 	Logger  *slog.Logger // default slog.Default()
+}
+
+// Broker is what is read of broker.Broker.
+type Broker interface {
+	// Brief is enough to decide who may see the instance, and cheap: anybody can ask.
+	Brief(ctx context.Context, id string) (broker.Details, error)
+	// Details is for those who may.
+	Details(ctx context.Context, id string) (broker.Details, error)
 }
 
 // Handler serves everything below /dashboard/.
@@ -48,8 +55,8 @@ type Handler struct {
 
 // New makes the handler.
 func New(o Options) (*Handler, error) {
-	if o.Links == nil || o.Details == nil {
-		return nil, errors.New("dashboard: Links and Details must be given")
+	if o.Links == nil || o.Broker == nil {
+		return nil, errors.New("dashboard: Links and Broker must be given")
 	}
 	if o.Links.plain != (o.OAuth != nil) {
 		return nil, errors.New("dashboard: links must be for a login exactly when there is a login server")
@@ -99,7 +106,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // instance lets visitors in who have a session, a token, or can log in.
 func (h *Handler) instance(w http.ResponseWriter, r *http.Request, id string) {
-	d, err := h.o.Details(r.Context(), id)
+	d, err := h.o.Broker.Brief(r.Context(), id)
 	var e *broker.Error
 	switch {
 	case errors.As(err, &e) && e.Code == broker.NotFound:
@@ -120,7 +127,7 @@ func (h *Handler) instance(w http.ResponseWriter, r *http.Request, id string) {
 	}
 	for _, c := range r.CookiesNamed(sessionCookie) {
 		if h.o.Links.good(forSession, c.Value, d.Instance, now) {
-			h.page(w, r, d)
+			h.page(w, r, id)
 			return
 		}
 	}
@@ -143,7 +150,12 @@ func (h *Handler) begin(w http.ResponseWriter, inst store.Instance) {
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-func (h *Handler) page(w http.ResponseWriter, r *http.Request, d broker.Details) {
+func (h *Handler) page(w http.ResponseWriter, r *http.Request, id string) {
+	d, err := h.o.Broker.Details(r.Context(), id)
+	if err != nil {
+		h.failed(w, r, err)
+		return
+	}
 	seen, blind := h.look(r.Context(), d.Instance)
 	view := newView(d, seen, h.o.Links.now())
 	view.Blind = blind

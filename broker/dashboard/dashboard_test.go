@@ -50,13 +50,7 @@ func newWorld(t *testing.T, oauth *dashboard.OAuth) *world {
 	var err error
 	w.Handler, err = dashboard.New(dashboard.Options{
 		Links: w.links, OAuth: oauth, Logger: slog.New(slog.DiscardHandler),
-		Details: func(_ context.Context, id string) (broker.Details, error) {
-			d, ok := w.instances[id]
-			if !ok {
-				return d, &broker.Error{Code: broker.NotFound, Message: "no"}
-			}
-			return d, nil
-		},
+		Broker:  reader(func(id string) (d broker.Details, ok bool) { d, ok = w.instances[id]; return d, ok }),
 		Inspect: func(context.Context, string) (provisioner.Inspection, error) { return w.look() },
 	})
 	if err != nil {
@@ -67,6 +61,25 @@ func newWorld(t *testing.T, oauth *dashboard.OAuth) *world {
 	w.instances["shop"] = details("shop")
 	w.instances["other"] = details("other")
 	return w
+}
+
+// reader is a dashboard.Broker over a function.
+type reader func(id string) (broker.Details, bool)
+
+func (r reader) Brief(_ context.Context, id string) (broker.Details, error) {
+	d, ok := r(id)
+	if !ok {
+		return d, &broker.Error{Code: broker.NotFound, Message: "no"}
+	}
+	return broker.Details{Instance: d.Instance, Offering: d.Offering, Plan: d.Plan}, nil
+}
+
+func (r reader) Details(_ context.Context, id string) (broker.Details, error) {
+	d, ok := r(id)
+	if !ok {
+		return d, &broker.Error{Code: broker.NotFound, Message: "no"}
+	}
+	return d, nil
 }
 
 func newLinks(t testing.TB, o dashboard.LinkOptions) *dashboard.Links {
@@ -392,7 +405,7 @@ func TestSession(t *testing.T) {
 
 func TestSecureCookieAndPrefix(t *testing.T) {
 	links := newLinks(t, dashboard.LinkOptions{Base: "https://broker.example.com/remuda/"})
-	h, err := dashboard.New(dashboard.Options{Links: links, Details: func(context.Context, string) (broker.Details, error) { return details("a b;c"), nil }})
+	h, err := dashboard.New(dashboard.Options{Links: links, Broker: reader(func(string) (broker.Details, bool) { return details("a b;c"), true })})
 	if err != nil {
 		t.Fatal(err)
 	}
