@@ -81,12 +81,22 @@ type HistoryEntry struct {
 	Result    string
 }
 
+// Brief is Details without endpoints, bindings, history and failure: what is
+// needed to decide who may see them. NotFound when there is no such instance.
+func (b *Broker) Brief(ctx context.Context, id string) (Details, error) {
+	return b.readDetails(ctx, id, b.brief)
+}
+
 // Details returns what the owner of an instance may see of it, in any state.
 // NotFound when there is none.
 func (b *Broker) Details(ctx context.Context, id string) (Details, error) {
+	return b.readDetails(ctx, id, b.details)
+}
+
+func (b *Broker) readDetails(ctx context.Context, id string, read func(store.Tx, string) (Details, error)) (Details, error) {
 	var d Details
 	err := b.o.Store.View(ctx, func(tx store.Tx) (err error) {
-		d, err = b.details(tx, id)
+		d, err = read(tx, id)
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) {
@@ -95,12 +105,18 @@ func (b *Broker) Details(ctx context.Context, id string) (Details, error) {
 	return d, failureOrNil(err, "The service instance could not be read.")
 }
 
-func (b *Broker) details(tx store.Tx, id string) (d Details, err error) {
-	if d.Instance, err = tx.Instances().Get(id); err != nil {
-		return d, err
-	}
+func (b *Broker) brief(tx store.Tx, id string) (d Details, err error) {
+	d.Instance, err = tx.Instances().Get(id)
 	d.Instance.Sealed, d.Instance.Context = nil, nil
 	d.Offering, d.Plan = b.plans.names(d.Instance.ServiceID, d.Instance.PlanID)
+	return d, err
+}
+
+func (b *Broker) details(tx store.Tx, id string) (Details, error) {
+	d, err := b.brief(tx, id)
+	if err != nil {
+		return d, err
+	}
 	if d.Instance.GroupID != "" {
 		if d.Endpoints, err = groupEndpoints(tx, d.Instance.GroupID); err != nil {
 			return d, err

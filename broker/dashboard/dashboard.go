@@ -29,9 +29,8 @@ import (
 
 // Options is what a Handler needs.
 type Options struct {
-	Links *Links
-	// Details reads an instance; broker.Broker has it.
-	Details func(ctx context.Context, id string) (broker.Details, error)
+	Links  *Links
+	Broker Broker
 	// Inspect looks into a claimed group; provisioner.Pool has it. Nil shows neither
 	// members nor logs.
 	Inspect func(ctx context.Context, groupID string) (provisioner.Inspection, error)
@@ -39,16 +38,25 @@ type Options struct {
 	Logger  *slog.Logger // default slog.Default()
 }
 
+// Broker is what is read of broker.Broker.
+type Broker interface {
+	// Brief is enough to decide who may see the instance, and cheap: anybody can ask.
+	Brief(ctx context.Context, id string) (broker.Details, error)
+	// Details is for those who may.
+	Details(ctx context.Context, id string) (broker.Details, error)
+}
+
 // Handler serves everything below /dashboard/.
 type Handler struct {
-	o   Options
-	log *slog.Logger
+	o     Options
+	log   *slog.Logger
+	looks chan struct{} // a place for each look into a group at a time
 }
 
 // New makes the handler.
 func New(o Options) (*Handler, error) {
-	if o.Links == nil || o.Details == nil {
-		return nil, errors.New("dashboard: Links and Details must be given")
+	if o.Links == nil || o.Broker == nil {
+		return nil, errors.New("dashboard: Links and Broker must be given")
 	}
 	if o.Links.plain != (o.OAuth != nil) {
 		return nil, errors.New("dashboard: links must be for a login exactly when there is a login server")
@@ -56,7 +64,7 @@ func New(o Options) (*Handler, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Handler{o: o, log: o.Logger}, nil
+	return &Handler{o: o, log: o.Logger, looks: make(chan struct{}, maxLooks)}, nil
 }
 
 const (
@@ -64,8 +72,12 @@ const (
 	loginCookie   = "remuda_login"
 )
 
-// inspectTimeout bounds what a page waits for a look into its group.
-const inspectTimeout = 5 * time.Second
+// inspectTimeout bounds what a page waits for a look into its group, and
+// maxLooks how many there are at a time, however many pages are asked for.
+const (
+	inspectTimeout = 5 * time.Second
+	maxLooks       = 8
+)
 
 // ServeHTTP answers GET and HEAD.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -94,7 +106,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // instance lets visitors in who have a session, a token, or can log in.
 func (h *Handler) instance(w http.ResponseWriter, r *http.Request, id string) {
-	d, err := h.o.Details(r.Context(), id)
+	d, err := h.o.Broker.Brief(r.Context(), id)
 	var e *broker.Error
 	switch {
 	case errors.As(err, &e) && e.Code == broker.NotFound:
@@ -115,7 +127,7 @@ func (h *Handler) instance(w http.ResponseWriter, r *http.Request, id string) {
 	}
 	for _, c := range r.CookiesNamed(sessionCookie) {
 		if h.o.Links.good(forSession, c.Value, d.Instance, now) {
-			h.page(w, r, d)
+			h.page(w, r, id)
 			return
 		}
 	}
@@ -138,20 +150,41 @@ func (h *Handler) begin(w http.ResponseWriter, inst store.Instance) {
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-func (h *Handler) page(w http.ResponseWriter, r *http.Request, d broker.Details) {
-	var seen provisioner.Inspection
-	var err error
-	looked := h.o.Inspect != nil && d.Instance.GroupID != "" && d.Instance.State != store.InstanceFailed
-	if looked {
-		ctx, cancel := context.WithTimeout(r.Context(), inspectTimeout)
-		defer cancel()
-		if seen, err = h.o.Inspect(ctx, d.Instance.GroupID); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			h.log.WarnContext(ctx, "group cannot be inspected", "instance", d.Instance.ID, "error", err)
-		}
+func (h *Handler) page(w http.ResponseWriter, r *http.Request, id string) {
+	d, err := h.o.Broker.Details(r.Context(), id)
+	if err != nil {
+		h.failed(w, r, err)
+		return
 	}
+	seen, blind := h.look(r.Context(), d.Instance)
 	view := newView(d, seen, h.o.Links.now())
-	view.Blind = looked && err != nil
+	view.Blind = blind
 	h.write(w, http.StatusOK, "page.html", view)
+}
+
+// look inspects the instance's group. blind says that there is something that
+// could not be seen.
+func (h *Handler) look(ctx context.Context, inst store.Instance) (seen provisioner.Inspection, blind bool) {
+	if h.o.Inspect == nil || inst.GroupID == "" || inst.State == store.InstanceFailed {
+		return seen, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	var err error
+	select {
+	case h.looks <- struct{}{}:
+		defer func() { <-h.looks }()
+		seen, err = h.o.Inspect(ctx, inst.GroupID)
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return seen, false
+	case err != nil:
+		h.log.WarnContext(ctx, "group cannot be inspected", "instance", inst.ID, "error", err)
+	}
+	return seen, err != nil
 }
 
 // forbidden is the answer to everything that is not allowed. It says how to get

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,13 +50,7 @@ func newWorld(t *testing.T, oauth *dashboard.OAuth) *world {
 	var err error
 	w.Handler, err = dashboard.New(dashboard.Options{
 		Links: w.links, OAuth: oauth, Logger: slog.New(slog.DiscardHandler),
-		Details: func(_ context.Context, id string) (broker.Details, error) {
-			d, ok := w.instances[id]
-			if !ok {
-				return d, &broker.Error{Code: broker.NotFound, Message: "no"}
-			}
-			return d, nil
-		},
+		Broker:  reader(func(id string) (d broker.Details, ok bool) { d, ok = w.instances[id]; return d, ok }),
 		Inspect: func(context.Context, string) (provisioner.Inspection, error) { return w.look() },
 	})
 	if err != nil {
@@ -66,6 +61,25 @@ func newWorld(t *testing.T, oauth *dashboard.OAuth) *world {
 	w.instances["shop"] = details("shop")
 	w.instances["other"] = details("other")
 	return w
+}
+
+// reader is a dashboard.Broker over a function.
+type reader func(id string) (broker.Details, bool)
+
+func (r reader) Brief(_ context.Context, id string) (broker.Details, error) {
+	d, ok := r(id)
+	if !ok {
+		return d, &broker.Error{Code: broker.NotFound, Message: "no"}
+	}
+	return broker.Details{Instance: d.Instance, Offering: d.Offering, Plan: d.Plan}, nil
+}
+
+func (r reader) Details(_ context.Context, id string) (broker.Details, error) {
+	d, ok := r(id)
+	if !ok {
+		return d, &broker.Error{Code: broker.NotFound, Message: "no"}
+	}
+	return d, nil
 }
 
 func newLinks(t testing.TB, o dashboard.LinkOptions) *dashboard.Links {
@@ -225,6 +239,36 @@ func TestOtherStates(t *testing.T) {
 	}
 }
 
+// However many pages are asked for, groups are looked into a few at a time.
+func TestLooksAreBounded(t *testing.T) {
+	w := newWorld(t, nil)
+	var mu sync.Mutex
+	at, most := 0, 0
+	w.look = func() (provisioner.Inspection, error) {
+		mu.Lock()
+		at++
+		most = max(most, at)
+		mu.Unlock()
+		time.Sleep(5 * time.Millisecond)
+		mu.Lock()
+		at--
+		mu.Unlock()
+		return inspection(""), nil
+	}
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Go(func() {
+			if res, body := w.open(t, "shop"); res.StatusCode != 200 || strings.Contains(body, "just now.") {
+				t.Error(res.Status)
+			}
+		})
+	}
+	wg.Wait()
+	if most > 8 {
+		t.Errorf("%d at a time", most)
+	}
+}
+
 func TestNothingIsTakenForHTML(t *testing.T) {
 	w := newWorld(t, nil)
 	const evil = `"><script>alert(1)</script><img src=x onerror=alert(1)>`
@@ -361,7 +405,7 @@ func TestSession(t *testing.T) {
 
 func TestSecureCookieAndPrefix(t *testing.T) {
 	links := newLinks(t, dashboard.LinkOptions{Base: "https://broker.example.com/remuda/"})
-	h, err := dashboard.New(dashboard.Options{Links: links, Details: func(context.Context, string) (broker.Details, error) { return details("a b;c"), nil }})
+	h, err := dashboard.New(dashboard.Options{Links: links, Broker: reader(func(string) (broker.Details, bool) { return details("a b;c"), true })})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -131,7 +131,7 @@ func (h *Handler) callback(w http.ResponseWriter, r *http.Request) {
 		h.notAllowed(w)
 		return
 	}
-	d, err := h.o.Details(r.Context(), a.Instance)
+	d, err := h.o.Broker.Brief(r.Context(), a.Instance)
 	var e *broker.Error
 	if errors.As(err, &e) && e.Code == broker.NotFound {
 		h.notAllowed(w)

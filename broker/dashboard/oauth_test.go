@@ -1,7 +1,6 @@
 package dashboard_test
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -222,7 +221,7 @@ func TestLoginUsesPKCEAndOnce(t *testing.T) {
 func FuzzToken(f *testing.F) {
 	f.Add("1.AAAA")
 	links := newLinks(f, dashboard.LinkOptions{Base: "http://h"})
-	w, err := dashboard.New(dashboard.Options{Links: links, Details: func(context.Context, string) (broker.Details, error) { return details("shop"), nil }})
+	w, err := dashboard.New(dashboard.Options{Links: links, Broker: reader(func(string) (broker.Details, bool) { return details("shop"), true })})
 	if err != nil {
 		f.Fatal(err)
 	}

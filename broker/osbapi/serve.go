@@ -46,7 +46,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	took := time.Since(began)
 	a.observe(c.endpoint.operation, status, took)
 	level := slog.LevelInfo
-	if c.endpoint.open {
+	if c.endpoint.open && c.endpoint.operation != "dashboard" {
 		level = slog.LevelDebug // health checks are many
 	}
 	a.log.LogAttrs(r.Context(), level, "request",

@@ -135,7 +135,7 @@ func serveDashboards(o *osbapi.Options, links *dashboard.Links, c Config, pool *
 	if links == nil {
 		return nil
 	}
-	d := dashboard.Options{Links: links, Details: o.Broker.Details, Inspect: pool.Inspect, Logger: o.Logger}
+	d := dashboard.Options{Links: links, Broker: o.Broker, Inspect: pool.Inspect, Logger: o.Logger}
 	if a := c.Dashboard.OAuth2; a != nil {
 		d.OAuth = &dashboard.OAuth{
 			AuthorizationURL: a.AuthorizationURL, TokenURL: a.TokenURL, PermissionsURL: a.PermissionsURL,
@@ -153,7 +153,7 @@ func serveDashboards(o *osbapi.Options, links *dashboard.Links, c Config, pool *
 		return osbapi.DashboardClient(client), ok
 	}
 	o.DashboardLink = func(ctx context.Context, id string) (string, error) {
-		details, err := b.Details(ctx, id)
+		details, err := b.Brief(ctx, id)
 		if err != nil {
 			return "", err
 		}

@@ -1,13 +1,20 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/remuda/remuda/broker"
+	"github.com/remuda/remuda/broker/brokertest"
+	"github.com/remuda/remuda/broker/osbapi"
 )
 
 func TestDashboardFaultsHaveTheirPlace(t *testing.T) {
@@ -46,6 +53,74 @@ func TestDashboardURL(t *testing.T) {
 		if got := c.dashboardURL(); got != want {
 			t.Errorf("%s: %q, want %q", listen, got, want)
 		}
+	}
+}
+
+// From the answer to the platform to the page, through all that serve connects.
+func TestDashboardOfARealInstance(t *testing.T) {
+	c := DefaultConfig()
+	p := &parts{config: c, signing: [][]byte{make([]byte, 32)}}
+	links, err := p.dashboardLinks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := brokertest.New(t, func(o *broker.Options) { o.Links = brokerLinks(links) })
+	f.Pool.Warm(t, 1)
+	o := osbapi.Options{Broker: f.Broker, Username: "u", Password: "p", Logger: slog.New(slog.DiscardHandler)}
+	if err := serveDashboards(&o, links, c, f.Pool.Pool); err != nil {
+		t.Fatal(err)
+	}
+	api, err := osbapi.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := func(method, path, body string, status int, cookies ...*http.Cookie) *http.Response {
+		t.Helper()
+		r := httptest.NewRequest(method, path, strings.NewReader(body))
+		r.Header.Set("X-Broker-API-Version", "2.17")
+		if !strings.HasPrefix(path, "/dashboard/") {
+			r.SetBasicAuth("u", "p")
+		}
+		for _, c := range cookies {
+			r.AddCookie(c)
+		}
+		rec := httptest.NewRecorder()
+		api.ServeHTTP(rec, r)
+		if rec.Code != status {
+			t.Fatalf("%s %s: %d %s", method, path, rec.Code, rec.Body)
+		}
+		return rec.Result()
+	}
+	const ids = `"service_id":"` + brokertest.ServiceID + `","plan_id":"` + brokertest.SmallID + `"`
+	var made struct {
+		DashboardURL string `json:"dashboard_url"`
+	}
+	res := do("PUT", "/v2/service_instances/a", `{`+ids+`,"organization_guid":"o","space_guid":"s"}`, 201)
+	if err := json.NewDecoder(res.Body).Decode(&made); err != nil {
+		t.Fatal(err)
+	}
+	var bound struct{ Credentials struct{ Username, Password string } }
+	res = do("PUT", "/v2/service_instances/a/service_bindings/b1", `{`+ids+`}`, 201)
+	if err := json.NewDecoder(res.Body).Decode(&bound); err != nil || bound.Credentials.Password == "" {
+		t.Fatal(bound, err)
+	}
+	page := strings.TrimPrefix(made.DashboardURL, "http://127.0.0.1:8080")
+	do("GET", "/dashboard/instances/a", "", 403)
+	res = do("GET", page, "", 303)
+	res = do("GET", res.Header.Get("Location"), "", 200, res.Cookies()...)
+	text, _ := io.ReadAll(res.Body)
+	for _, want := range []string{"box small", "48 MiB of 64 MiB", "server-0", "b1", "provision"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the page does not show %q", want)
+		}
+	}
+	for _, secret := range []string{bound.Credentials.Password, bound.Credentials.Username} {
+		if strings.Contains(string(text), secret) {
+			t.Error("the page shows a login")
+		}
+	}
+	if link, err := o.DashboardLink(t.Context(), "a"); err != nil || !strings.HasPrefix(link, "http://127.0.0.1:8080/dashboard/instances/a?token=") {
+		t.Errorf("%q, %v", link, err)
 	}
 }
 
