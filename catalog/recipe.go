@@ -61,6 +61,7 @@ type VolumeMount struct {
 type Role struct {
 	Name string `yaml:"name" json:"name"` // [a-z][a-z0-9-]{0,15}
 	// User is a name in the image's passwd: who runs programs that name nobody else.
+	// An egress has none.
 	User string `yaml:"user" json:"user"`
 	// EgressPort makes the role the group's only way out. Its member is the agent
 	// alone, without programs and users, but in the host's network. It listens at that

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -103,7 +102,3 @@ func (n *network) listen() net.Listener {
 
 // Tests run on other threads than the first, which stands for the process.
 func init() { runtime.LockOSThread() }
-
-func portOf(l net.Listener) string {
-	return l.Addr().String()[strings.LastIndexByte(l.Addr().String(), ':')+1:]
-}

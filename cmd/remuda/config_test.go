@@ -2,11 +2,14 @@ package main
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/remuda/remuda/provisioner/agent"
 )
 
 // The example must show every key with its default.
@@ -21,7 +24,7 @@ func TestExampleIsTheDefault(t *testing.T) {
 	}
 	got.origin = origin{}
 	want := DefaultConfig()
-	want.Recipes, want.Offerings = []string{}, []string{}
+	want.Recipes, want.Offerings, want.Egress.Deny = []string{}, []string{}, []string{}
 	want.Pools = map[string]Pool{"default": {Floor: ptr(1), Ceiling: ptr(20), Keep: ptr(Duration(5 * time.Minute))}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("example is\n%+v, default is\n%+v", got, want)
@@ -52,13 +55,31 @@ func TestValidateNamesEveryFault(t *testing.T) {
 	c.Listen, c.Username, c.StateDir, c.Publish.Ports = "nowhere", "a:b", "relative", "9-1"
 	c.Pools = map[string]Pool{"default": {}, "mysql/small": {Floor: ptr(9), Ceiling: ptr(3)}}
 	c.DatabaseURL = "postgres://x"
+	c.Egress.Deny = []string{"10.0.0.0/8", "10.0.0.1", "::ffff:10.0.0.0/104"}
 	err := c.Validate()
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"listen", "username", "state_dir", "publish.ports", "pools.mysql/small", "database_url"} {
+	for _, want := range []string{"listen", "username", "state_dir", "publish.ports", "pools.mysql/small", "database_url", `"10.0.0.1"`, `"::ffff:10.0.0.0/104"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %q", want, err)
+		}
+	}
+}
+
+// The way out of an instance never leads to the broker itself.
+func TestEgressKnowsTheBroker(t *testing.T) {
+	for listen, want := range map[string]agent.OwnPorts{
+		"127.0.0.1:8080": {Address: netip.MustParseAddr("127.0.0.1"), First: 8080, Last: 8080},
+		"10.1.2.3:1":     {Address: netip.MustParseAddr("10.1.2.3"), First: 1, Last: 1},
+		":8080":          {First: 8080, Last: 8080}, "0.0.0.0:8080": {First: 8080, Last: 8080}, "[::]:8080": {First: 8080, Last: 8080},
+		"broker.example:8080": {First: 8080, Last: 8080}, // at any address of the host
+	} {
+		c := DefaultConfig()
+		c.Listen, c.Egress.Deny = listen, []string{"10.9.0.0/16"}
+		e := c.egress()
+		if len(e.Own) != 1 || e.Own[0] != want || len(e.Deny) != 1 || e.Deny[0] != netip.MustParsePrefix("10.9.0.0/16") {
+			t.Errorf("%s: %+v", listen, e)
 		}
 	}
 }

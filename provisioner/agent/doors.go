@@ -24,6 +24,9 @@ const (
 // doors are the only way in for tenants: listening sockets that lie outside of
 // the member and connections that the agent copies to its servers.
 //
+// An egress has the same the other way round: its door lies inside of the leader
+// and leads out of it (egress.go).
+//
 // A closed door is a bound socket that does not listen: shutdown(2) of a
 // listening TCP socket brings it back to that state, so that clients are
 // refused, and it can listen again later.

@@ -14,6 +14,9 @@
 //	<state>/runc/                          runc's own state
 //	cgroup remuda-<host key>/<id>.<member> limits; the key is made from the state folder's path
 //
+// A member that is its group's way out (a role with an egress_port) lives in the
+// host's network and runs nothing but its agent; see egress.go.
+//
 // Nothing is mounted in the host's mount namespace and no link, address or
 // rule exists in the host's network namespace: file systems are made detached
 // (fsopen, fsmount) and moved into the member, so they and their loop devices
