@@ -13,8 +13,9 @@ import (
 
 func TestRotate(t *testing.T) {
 	f := brokertest.New(t, nil)
-	groups := f.Pool.Warm(t, 2)
+	groups := f.Pool.Warm(t, 1)
 	provision(t, f, "a")
+	f.Pool.Warm(t, 1)
 	provision(t, f, "z")
 	old := bindRequest("a", "old")
 	old.Parameters, old.AppGUID = json.RawMessage(`{"readonly":true}`), "app"
