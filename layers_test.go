@@ -20,7 +20,10 @@ var allowed = map[string][]string{
 	"provisioner/backendtest": {"catalog", "store", "provisioner", "provisioner/image"},
 	"store/storetest":         {"store", "catalog"},
 	"broker":                  {"catalog", "store", "provisioner"},
+	"conformance":             {}, // of brokers in general
+	"conformance/faulty":      {},
 	"broker/osbapi":           {"catalog", "store", "provisioner", "broker"},
+	"broker/dashboard":        {"catalog", "store", "provisioner", "broker"},
 }
 
 func TestLayers(t *testing.T) {

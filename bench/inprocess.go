@@ -154,21 +154,25 @@ func (s *inProcess) warm(ctx context.Context) (n int, err error) {
 }
 
 // newBare serves bare brokerapi with a map behind it.
-func newBare(p plan) (*inProcess, error) {
+// Without services its catalog has one of its own.
+func newBare(p plan, services ...domain.Service) (*inProcess, error) {
 	s := &inProcess{}
 	s.plan = p
-	return s, s.listen(brokerapi.New(&mapBroker{plan: p}, lager.NewLogger("bare"), brokerapi.BrokerCredentials{Username: username, Password: password}))
+	if len(services) == 0 {
+		services = []domain.Service{{ID: p.service, Name: "bare", Plans: []domain.ServicePlan{{ID: p.plan, Name: "bare"}}}}
+	}
+	return s, s.listen(brokerapi.New(&mapBroker{services: services}, lager.NewLogger("bare"), brokerapi.BrokerCredentials{Username: username, Password: password}))
 }
 
 // mapBroker is the least a broker can do. Methods that are not called are nil.
 type mapBroker struct {
 	domain.ServiceBroker
-	plan      plan
+	services  []domain.Service
 	instances sync.Map
 }
 
 func (m *mapBroker) Services(context.Context) ([]domain.Service, error) {
-	return []domain.Service{{ID: m.plan.service, Name: "bare", Plans: []domain.ServicePlan{{ID: m.plan.plan, Name: "bare"}}}}, nil
+	return m.services, nil
 }
 
 func (m *mapBroker) Provision(_ context.Context, id string, d domain.ProvisionDetails, _ bool) (domain.ProvisionedServiceSpec, error) {

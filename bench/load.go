@@ -19,6 +19,7 @@ type load struct {
 	client  *http.Client
 	address string
 	plan    plan
+	etag    string // of the catalog, where it is asked for by it
 	ids     atomic.Int64
 	took    series
 	wall    time.Duration
@@ -68,6 +69,11 @@ func spread(n int, do func(i int) error) error {
 }
 
 func (l *load) send(ctx context.Context, method, path, body string, want int) error {
+	return l.sendWith(ctx, method, path, body, want, nil)
+}
+
+// sendWith sends with more headers.
+func (l *load) sendWith(ctx context.Context, method, path, body string, want int, headers map[string]string) error {
 	r, err := http.NewRequestWithContext(ctx, method, "http://"+l.address+path, strings.NewReader(body))
 	if err != nil {
 		return err
@@ -75,6 +81,9 @@ func (l *load) send(ctx context.Context, method, path, body string, want int) er
 	r.SetBasicAuth(username, password)
 	r.Header.Set("X-Broker-API-Version", "2.17")
 	r.Header.Set("Content-Type", "application/json")
+	for name, value := range headers {
+		r.Header.Set(name, value)
+	}
 	res, err := l.client.Do(r)
 	if err != nil {
 		return err

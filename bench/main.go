@@ -94,6 +94,7 @@ var measurements = []measurement{
 	{"first-query", (*bench).firstQuery},
 	{"provision", (*bench).provision},
 	{"instances", (*bench).instances},
+	{"read", (*bench).read},
 	{"reset", (*bench).reset},
 	{"door", (*bench).door},
 	{"gateway", (*bench).gateway},

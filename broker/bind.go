@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/store"
@@ -21,7 +22,11 @@ type BindRequest struct {
 	Context    json.RawMessage // an object, or empty
 	Parameters json.RawMessage // an object, or empty
 
-	route route // Route, read
+	Predecessor       string // the binding that this one replaces; "" for none
+	AcceptsIncomplete bool
+
+	route    route         // Route, read
+	lifetime time.Duration // 0 for ever
 }
 
 // BindResult is a binding as the platform sees it.
@@ -31,21 +36,39 @@ type BindResult struct {
 	Other       catalog.Access // what it has besides credentials
 	Endpoints   []store.Endpoint
 	Parameters  json.RawMessage // empty when none were given
+	ExpiresAt   time.Time       // zero for never
+	RenewBefore time.Time
+	Operation   string // not empty: in progress, 202, and nothing else is set
 }
 
 // Bind creates a login that belongs to this binding alone (OSB, "Binding").
 func (b *Broker) Bind(ctx context.Context, r BindRequest) (BindResult, error) {
-	if err := b.checkBind(&r); err != nil {
-		return BindResult{}, err
+	err := b.succeed(ctx, &r)
+	if err == nil {
+		err = b.checkBind(&r)
+	}
+	if err != nil {
+		return BindResult{}, failure(err, "The binding could not be created.")
+	}
+	if r.AcceptsIncomplete {
+		if op, err := b.bindUnderWay(ctx, r); err != nil || op != "" {
+			return BindResult{Operation: op}, failureOrNil(err, "The binding could not be created.")
+		}
 	}
 	var result BindResult
-	err := b.locked(ctx, r.InstanceID, func(ctx context.Context) (err error) {
-		result, err = b.bindLocked(ctx, r)
-		if err != nil && seized(ctx) {
-			return errSeized
-		}
-		return err
-	})
+	op, err := b.patiently(ctx, r.AcceptsIncomplete, store.Operation{Kind: store.OpBind, InstanceID: r.InstanceID, BindingID: r.BindingID},
+		func(ctx context.Context, _ *pending) error {
+			return b.locked(ctx, r.InstanceID, func(ctx context.Context) (err error) {
+				result, err = b.bindLocked(ctx, r)
+				if err != nil && seized(ctx) {
+					return errSeized
+				}
+				return err
+			})
+		})
+	if op != "" {
+		return BindResult{Operation: op}, nil
+	}
 	return result, failureOrNil(err, "The binding could not be created; nothing of it was kept.")
 }
 
@@ -83,7 +106,27 @@ func (b *Broker) checkBind(r *BindRequest) error {
 	if r.Parameters, err = object("parameters", r.Parameters); err != nil {
 		return err
 	}
-	return checkParameters(p.bind, r.Parameters)
+	if err := checkParameters(p.bind, r.Parameters); err != nil {
+		return err
+	}
+	if p.requiresApp && r.AppGUID == "" {
+		return refuse(RequiresApp, "This service can be bound to an application only: app_guid is required.")
+	}
+	r.lifetime, err = bindLifetime(p, r.Parameters)
+	return err
+}
+
+// bindUnderWay returns the operation if the same binding is being made just now.
+func (b *Broker) bindUnderWay(ctx context.Context, r BindRequest) (op string, err error) {
+	_, old, err := b.bindTarget(ctx, r)
+	if err != nil || old == nil || old.State != store.BindingCreating {
+		return "", err
+	}
+	err = b.o.Store.View(ctx, func(tx store.Tx) error {
+		op, err = underWay(tx, r.InstanceID, r.BindingID, store.OpBind)
+		return err
+	})
+	return op, err
 }
 
 // work is a binding that is being made.
@@ -98,7 +141,7 @@ func (b *Broker) bindLocked(ctx context.Context, r BindRequest) (BindResult, err
 	if err != nil {
 		return BindResult{}, err
 	}
-	if old != nil && old.State == store.BindingReady {
+	if old != nil && established(old.State) {
 		return b.existingBinding(ctx, *old)
 	}
 	w, err := b.intend(ctx, inst, old, r)
@@ -142,6 +185,8 @@ func (b *Broker) bindTarget(ctx context.Context, r BindRequest) (inst store.Inst
 	switch inst.State {
 	case store.InstanceCreating:
 		return inst, nil, refuse(Concurrency, "The service instance is still being created.")
+	case store.InstanceUpdating:
+		return inst, nil, refuse(Concurrency, "The service instance is being updated.")
 	case store.InstanceFailed:
 		return inst, nil, refuse(Refused, "The creation of the service instance failed, so it cannot be bound.")
 	}
@@ -164,10 +209,11 @@ func (b *Broker) bindTarget(ctx context.Context, r BindRequest) (inst store.Inst
 }
 
 func bindDigest(r BindRequest) string {
-	if r.Route != "" {
-		return digest(r.InstanceID, r.ServiceID, r.PlanID, r.AppGUID, string(r.Context), r.Route)
+	parts := []string{r.InstanceID, r.ServiceID, r.PlanID, r.AppGUID, string(r.Context)}
+	if r.Route != "" || r.Predecessor != "" { // as most have none
+		parts = append(parts, r.Route, r.Predecessor)
 	}
-	return digest(r.InstanceID, r.ServiceID, r.PlanID, r.AppGUID, string(r.Context))
+	return digest(parts...)
 }
 
 // intend stores what the binding will be, before its hook runs. A binding that
@@ -183,7 +229,7 @@ func (b *Broker) intend(ctx context.Context, inst store.Instance, old *store.Bin
 	if err != nil {
 		return w, err
 	}
-	w.secrets = bindingSecrets{Password: newPassword(), Number: number, Parameters: r.Parameters, Route: r.route}
+	w.secrets = bindingSecrets{Password: newPassword(), Number: number, Parameters: r.Parameters, Route: r.route, RouteText: r.Route}
 	sealed, err := b.sealBinding(r.BindingID, w.secrets)
 	if err != nil {
 		return w, err
@@ -191,8 +237,9 @@ func (b *Broker) intend(ctx context.Context, inst store.Instance, old *store.Bin
 	w.binding = store.Binding{
 		ID: r.BindingID, InstanceID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID,
 		State: store.BindingCreating, AppGUID: r.AppGUID, Context: r.Context,
-		Username: newUsername(), Sealed: sealed, Digest: bindDigest(r), CreatedAt: now(),
+		Username: newUsername(), Sealed: sealed, Digest: bindDigest(r), CreatedAt: now(), Predecessor: r.Predecessor,
 	}
+	w.binding.ExpiresAt, w.binding.RenewBefore = expiry(w.binding.CreatedAt, r.lifetime)
 	return w, b.o.Store.Update(ctx, func(tx store.Tx) error {
 		if _, err := tx.Instances().Get(r.InstanceID); errors.Is(err, store.ErrNotFound) {
 			return refuse(NotFound, "There is no such service instance.")
@@ -277,7 +324,10 @@ func (b *Broker) makeBinding(ctx context.Context, w work) (BindResult, error) {
 	if err != nil {
 		return BindResult{}, fmt.Errorf("store binding: %w", err)
 	}
-	return BindResult{Created: true, Credentials: w.secrets.Credentials, Other: access, Endpoints: endpoints, Parameters: w.secrets.Parameters}, nil
+	return BindResult{
+		Created: true, Credentials: w.secrets.Credentials, Other: access, Endpoints: endpoints, Parameters: w.secrets.Parameters,
+		ExpiresAt: w.binding.ExpiresAt, RenewBefore: w.binding.RenewBefore,
+	}, nil
 }
 
 // existingBinding answers with what was handed out before.
@@ -295,7 +345,10 @@ func (b *Broker) existingBinding(ctx context.Context, r store.Binding) (BindResu
 		endpoints, err = groupEndpoints(tx, inst.GroupID)
 		return err
 	})
-	return BindResult{Credentials: secrets.Credentials, Other: secrets.Other, Endpoints: endpoints, Parameters: secrets.Parameters}, err
+	return BindResult{
+		Credentials: secrets.Credentials, Other: secrets.Other, Endpoints: endpoints, Parameters: secrets.Parameters,
+		ExpiresAt: r.ExpiresAt, RenewBefore: r.RenewBefore,
+	}, err
 }
 
 func groupEndpoints(tx store.Tx, groupID string) ([]store.Endpoint, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/remuda/remuda/catalog"
@@ -27,9 +28,13 @@ type Options struct {
 	Catalog []catalog.Recipe // validated by package catalog
 	Sealer  Sealer
 	Logger  *slog.Logger // default slog.Default()
+	Limits  Limits       // of service instances; default none
+	Links   Links        // of dashboards; default none
 
 	// OperationMemory is how long finished operations can be polled; default 72 h.
 	OperationMemory time.Duration
+	// AuditKeep is how long the record of who changed what is kept; default a year.
+	AuditKeep time.Duration
 	// ProvisionTimeout is how long an instance waits for a group; default 10 min.
 	ProvisionTimeout time.Duration
 	// LockTimeout is how long a call waits for other work on its instance;
@@ -40,8 +45,11 @@ type Options struct {
 	WorkTimeout time.Duration
 	// UndoTimeout bounds the clean-up after failed work; default 8 s.
 	UndoTimeout time.Duration
-	// SweepInterval is how often unfinished work is looked for; default 5 s.
+	// SweepInterval is how often unfinished work is looked for; default 1 s.
 	SweepInterval time.Duration
+	// AnswerTime is how long a call whose caller can poll waits for its work before
+	// it answers that it is in progress; default 5 s.
+	AnswerTime time.Duration
 	// PollInterval is what platforms are told to wait between polls; default 1 s.
 	PollInterval time.Duration
 	// Workers is how many instances are worked on at once in the background;
@@ -58,6 +66,10 @@ type Broker struct {
 	plans planIndex
 	locks keyLock
 	queue *queue
+	// background counts work that goes on behind its answer.
+	background sync.WaitGroup
+	stopping   context.Context // ends when Run does
+	stop       context.CancelFunc
 }
 
 // New checks the options and compiles the catalog's parameter schemas; it
@@ -71,11 +83,13 @@ func New(o Options) (*Broker, error) {
 		value time.Duration
 	}{
 		{&o.OperationMemory, 72 * time.Hour},
+		{&o.AuditKeep, 365 * 24 * time.Hour},
 		{&o.ProvisionTimeout, 10 * time.Minute},
 		{&o.LockTimeout, 10 * time.Second},
 		{&o.WorkTimeout, 40 * time.Second},
 		{&o.UndoTimeout, 8 * time.Second},
-		{&o.SweepInterval, 5 * time.Second},
+		{&o.SweepInterval, time.Second},
+		{&o.AnswerTime, 5 * time.Second},
 		{&o.PollInterval, time.Second},
 	} {
 		if *d.field == 0 {
@@ -93,6 +107,7 @@ func New(o Options) (*Broker, error) {
 		return nil, fmt.Errorf("index catalog: %w", err)
 	}
 	b := &Broker{o: o, log: o.Logger, plans: plans, queue: newQueue()}
+	b.stopping, b.stop = context.WithCancel(context.Background())
 	o.Groups.OnAssigned(func(instanceID string) { b.queue.add(job{settleInstance, instanceID}) })
 	return b, nil
 }
@@ -103,6 +118,11 @@ func (b *Broker) PollInterval() time.Duration { return b.o.PollInterval }
 // locked runs work while it has the instance's lock. The context given to work
 // ends after WorkTimeout, or when a deletion wants the instance.
 func (b *Broker) locked(ctx context.Context, instanceID string, work func(context.Context) error) error {
+	return b.lockedFor(ctx, instanceID, b.o.WorkTimeout, work)
+}
+
+// lockedFor is locked with another limit than WorkTimeout.
+func (b *Broker) lockedFor(ctx context.Context, instanceID string, limit time.Duration, work func(context.Context) error) error {
 	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.o.LockTimeout)
 	defer cancel()
 	held, unlock, err := b.locks.lock(wait, instanceID)
@@ -113,7 +133,12 @@ func (b *Broker) locked(ctx context.Context, instanceID string, work func(contex
 		return err
 	}
 	defer unlock()
-	held, done := context.WithTimeout(held, b.o.WorkTimeout)
+	held, interrupt := context.WithCancelCause(held)
+	defer interrupt(nil)
+	if stopping, ok := ctx.Value(stopKey{}).(context.Context); ok {
+		defer context.AfterFunc(stopping, func() { interrupt(errStopping) })()
+	}
+	held, done := context.WithTimeout(held, limit)
 	defer done()
 	return work(held)
 }
@@ -131,8 +156,14 @@ func (b *Broker) cleanup(ctx context.Context) (context.Context, context.CancelFu
 }
 
 // seized says that work under ctx was interrupted by a deletion, which also
-// removes what the work leaves behind.
-func seized(ctx context.Context) bool { return errors.Is(context.Cause(ctx), errSeized) }
+// removes what the work leaves behind, or by the end of the broker, after which
+// the next one finds it.
+func seized(ctx context.Context) bool {
+	return errors.Is(context.Cause(ctx), errSeized) || errors.Is(context.Cause(ctx), errStopping)
+}
+
+// errStopping is the cause with which work ends that goes on behind its answer.
+var errStopping = errors.New("the broker stops")
 
 // detached is a context that does not end with the caller, who may hang up.
 func (b *Broker) detached(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -38,6 +38,11 @@ func unbindRequest(instance, id string) broker.UnbindRequest {
 	return broker.UnbindRequest{InstanceID: instance, BindingID: id, ServiceID: brokertest.ServiceID, PlanID: brokertest.SmallID}
 }
 
+func unbind(ctx context.Context, f *brokertest.Fixture, r broker.UnbindRequest) error {
+	_, err := f.Broker.Unbind(ctx, r)
+	return err
+}
+
 func pollRequest(instance, binding, operation string) broker.PollRequest {
 	return broker.PollRequest{
 		FetchRequest: broker.FetchRequest{InstanceID: instance, BindingID: binding}, Operation: operation,

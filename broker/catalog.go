@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/remuda/remuda/catalog"
 )
@@ -15,6 +16,10 @@ func (b *Broker) Catalog() []catalog.Recipe { return b.o.Catalog }
 type plan struct {
 	offering, name  string // as Groups wants them
 	provision, bind *catalog.ParameterValidator
+	version         string        // of maintenance_info
+	limit           time.Duration // maximum_polling_duration; 0 for none
+	lifetime        time.Duration // of a binding; 0 for ever
+	requiresApp     bool
 	needsRoute      bool // bindings are of routes only
 }
 
@@ -40,7 +45,12 @@ func indexPlans(recipes []catalog.Recipe) (planIndex, error) {
 			if plans[p.ID] != nil {
 				return nil, fmt.Errorf("plan id %q occurs twice in offering %q", p.ID, r.Name)
 			}
-			plans[p.ID] = &plan{offering: r.Name, name: p.Name, provision: provision, bind: bind, needsRoute: r.RouteServiceURL != ""}
+			plans[p.ID] = &plan{
+				offering: r.Name, name: p.Name, provision: provision, bind: bind, version: r.Version,
+				limit:    time.Duration(p.MaximumPollingDuration) * time.Second,
+				lifetime: time.Duration(p.BindingLifetimeSeconds) * time.Second, requiresApp: r.Offering.RequiresApp,
+				needsRoute: r.RouteServiceURL != "",
+			}
 		}
 		index[r.Offering.ID] = plans
 	}
@@ -58,6 +68,14 @@ func (i planIndex) find(serviceID, planID string) (*plan, error) {
 		return nil, refuse(Invalid, "plan_id %s is not a plan of service_id %s.", quote(planID), quote(serviceID))
 	}
 	return p, nil
+}
+
+// offers refuses a service that is not in the catalog.
+func (i planIndex) offers(serviceID string) error {
+	if _, ok := i[serviceID]; !ok {
+		return refuse(Invalid, "service_id %s is not in the catalog.", quote(serviceID))
+	}
+	return nil
 }
 
 // names are the names behind two ids, for people; the ids themselves when the

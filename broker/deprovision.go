@@ -77,8 +77,10 @@ func (b *Broker) remove(ctx context.Context, id string, check func(store.Instanc
 				return err
 			}
 		}
-		released, err = removeRows(tx, inst)
-		return err
+		if released, err = removeRows(tx, inst); err != nil {
+			return err
+		}
+		return audit(ctx, tx, store.OpDeprovision, inst, "", 200, "deleted")
 	})
 	if err != nil || released == "" {
 		return found, err
@@ -112,8 +114,10 @@ func removeRows(tx store.Tx, inst store.Instance) (string, error) {
 		return "", err
 	}
 	// OSB, "Deprovisioning": a poll for the creation says failed from now on.
-	if err := endOperation(tx, inst.ID, "", store.OpProvision, store.OpFailed, "The service instance was deleted."); err != nil {
-		return "", err
+	for _, kind := range []store.OperationKind{store.OpProvision, store.OpUpdate} {
+		if err := endOperation(tx, inst.ID, "", kind, store.OpFailed, "The service instance was deleted."); err != nil {
+			return "", err
+		}
 	}
 	t := now()
 	return released, tx.Operations().Put(store.Operation{

@@ -23,6 +23,8 @@ const (
 	Conflict Code = "conflict"
 	// AsyncRequired: no warm group, and the platform did not accept to wait.
 	AsyncRequired Code = "async required"
+	// RequiresApp: the binding needs an app_guid.
+	RequiresApp Code = "requires app"
 	// Concurrency: other work on the same resource is going on.
 	Concurrency Code = "concurrency"
 	// MaintenanceConflict: the maintenance version is not the catalog's.
@@ -40,6 +42,9 @@ type Error struct {
 	Code    Code
 	Message string // a sentence for the user
 	Err     error  // the cause, for the log; nil for refusals
+	// Updating says that an update failed: the instance is as usable as before.
+	// Final says that the same update would fail again.
+	Updating, Final bool
 }
 
 func (e *Error) Error() string {
@@ -65,6 +70,8 @@ func failure(err error, message string) error {
 		return known
 	case errors.Is(err, errSeized):
 		return refuse(Concurrency, "The service instance is being deleted.")
+	case errors.Is(err, errStopping):
+		return &Error{Code: Unavailable, Message: "The broker is being stopped; try again.", Err: err}
 	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return &Error{Code: Unavailable, Message: message, Err: err}
 	}

@@ -41,6 +41,7 @@ type InstanceResult struct {
 	PlanID       string
 	DashboardURL string
 	Parameters   json.RawMessage // empty when none were given
+	Maintenance  string          // version of the recipe that serves it; "" when not known
 }
 
 // FetchInstance shows an instance that is ready (OSB, "Fetching a Service
@@ -50,6 +51,9 @@ func (b *Broker) FetchInstance(ctx context.Context, r FetchRequest) (InstanceRes
 		return InstanceResult{}, err
 	}
 	inst, err := b.instance(ctx, r.InstanceID)
+	if err == nil && inst.State == store.InstanceUpdating {
+		return InstanceResult{}, refuse(Concurrency, "The service instance is being updated.")
+	}
 	if errors.Is(err, store.ErrNotFound) || err == nil && inst.State != store.InstanceReady {
 		return InstanceResult{}, refuse(NotFound, "There is no such service instance, or it is not ready.")
 	}
@@ -64,7 +68,8 @@ func (b *Broker) FetchInstance(ctx context.Context, r FetchRequest) (InstanceRes
 		return InstanceResult{}, failure(err, "The service instance could not be fetched.")
 	}
 	return InstanceResult{
-		ServiceID: inst.ServiceID, PlanID: inst.PlanID, DashboardURL: inst.DashboardURL, Parameters: parameters,
+		ServiceID: inst.ServiceID, PlanID: inst.PlanID, DashboardURL: b.freshLink(ctx, inst), Parameters: parameters,
+		Maintenance: inst.Maintenance,
 	}, nil
 }
 
@@ -80,7 +85,7 @@ func (b *Broker) FetchBinding(ctx context.Context, r FetchRequest) (BindResult, 
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) ||
-		err == nil && (binding.InstanceID != r.InstanceID || binding.State != store.BindingReady) {
+		err == nil && (binding.InstanceID != r.InstanceID || !established(binding.State)) {
 		return BindResult{}, refuse(NotFound, "There is no such binding, or it is not ready.")
 	}
 	if err == nil {

@@ -31,6 +31,12 @@ type Groups interface {
 	// Access renders what a binding gets with catalog.CredentialValues; the pool
 	// adds host and ports.
 	Access(ctx context.Context, groupID string, values map[string]any) (catalog.Access, error)
+	// Prospect is the definition, as a fingerprint, that a claimed group would have
+	// with a plan; with upgrade by the current version of its recipe.
+	Prospect(ctx context.Context, groupID, offering, plan string, upgrade bool) (fingerprint string, err error)
+	// Change brings a claimed group to a definition that Prospect gave, with its
+	// data. It may be repeated. *provisioner.Unfit says why it cannot be.
+	Change(ctx context.Context, groupID, fingerprint string) error
 	// Release cuts the tenant off, and returns when nothing of it gets in any
 	// more; the reset goes on behind. The group is already in state resetting,
 	// with the next generation, by the caller's transaction.

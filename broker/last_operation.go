@@ -21,6 +21,9 @@ type PollResult struct {
 	Kind        store.OperationKind
 	State       store.OperationState
 	Description string // for the user; may be ""
+	// Of a failed update: the instance does not serve any more; the same request
+	// would fail again.
+	Unusable, Final bool
 }
 
 // LastOperation answers a poll (OSB, "Polling Last Operation"). Finished
@@ -43,19 +46,20 @@ func (b *Broker) LastOperation(ctx context.Context, r PollRequest) (PollResult, 
 		return err
 	})
 	if err == nil {
-		err = checkHints(op.ServiceID, op.PlanID, r.ServiceID, r.PlanID)
+		planID := op.PlanID
+		if op.NextPlanID != "" && r.PlanID == op.NextPlanID { // either may be meant
+			planID = op.NextPlanID
+		}
+		err = checkHints(op.ServiceID, planID, r.ServiceID, r.PlanID)
 	}
 	if err != nil {
 		return PollResult{}, failure(err, "The operation could not be looked up.")
-	}
-	if r.Operation == "" && deleted(op) {
-		return PollResult{}, refuse(Gone, "It is deleted.")
 	}
 	description := op.Description
 	if description == "" && op.State == store.OpInProgress {
 		description = "In progress."
 	}
-	return PollResult{Kind: op.Kind, State: op.State, Description: description}, nil
+	return PollResult{Kind: op.Kind, State: op.State, Description: description, Unusable: op.Unusable, Final: op.Final}, nil
 }
 
 // deleted says whether the operation was the end of what is polled.

@@ -140,6 +140,9 @@ func endOperation(tx store.Tx, instanceID, bindingID string, kind store.Operatio
 		return err
 	}
 	op.State, op.Description, op.FinishedAt = state, description, now()
+	if err := auditEnd(tx, op); err != nil {
+		return err
+	}
 	return tx.Operations().Put(op)
 }
 

@@ -46,11 +46,12 @@ func (b *Broker) Provision(ctx context.Context, r ProvisionRequest) (ProvisionRe
 		return ProvisionResult{}, failure(err, "The service instance could not be created.")
 	}
 	c := claim{
-		ceiling: ceiling,
+		ceiling: ceiling, within: b.withinLimits, link: b.link,
 		inst: store.Instance{
 			ID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, Fingerprint: fingerprint,
 			OrgGUID: r.OrganizationGUID, SpaceGUID: r.SpaceGUID, Context: r.Context, Sealed: sealed,
-			Digest: digest(r.ServiceID, r.PlanID, r.OrganizationGUID, r.SpaceGUID, string(r.Context)),
+			Maintenance: p.version,
+			Digest:      digest(r.ServiceID, r.PlanID, r.OrganizationGUID, r.SpaceGUID, string(r.Context)),
 		},
 	}
 	if len(r.Parameters) == 0 {
@@ -67,10 +68,16 @@ func (b *Broker) Provision(ctx context.Context, r ProvisionRequest) (ProvisionRe
 	} else if known {
 		return b.repeated(r, c)
 	}
-	err = b.locked(ctx, r.InstanceID, func(ctx context.Context) error {
-		result, err = b.claimAndRun(ctx, r, c)
-		return err
-	})
+	op, err := b.patiently(ctx, r.AcceptsIncomplete, store.Operation{Kind: store.OpProvision, InstanceID: r.InstanceID},
+		func(ctx context.Context, p *pending) error {
+			return b.locked(ctx, r.InstanceID, func(ctx context.Context) (err error) {
+				result, err = b.claimAndRun(ctx, r, c, p)
+				return err
+			})
+		})
+	if op != "" {
+		return ProvisionResult{Operation: op}, nil
+	}
 	return result, failureOrNil(err, "The service instance could not be created.")
 }
 
@@ -103,16 +110,15 @@ func (b *Broker) provisionPlan(r *ProvisionRequest) (*plan, error) {
 	if err := checkParameters(p.provision, r.Parameters); err != nil {
 		return nil, err
 	}
-	if r.MaintenanceVersion != "" { // no plan has one yet
-		return nil, refuse(MaintenanceConflict, "The plan has no maintenance_info, so maintenance_info.version must not be given.")
-	}
-	return p, nil
+	return p, checkMaintenance(p, r.MaintenanceVersion)
 }
 
 // claim is what the transaction of a provision needs and finds.
 type claim struct {
 	inst    store.Instance // as it would be new
 	ceiling int            // of the pool
+	within  func(store.Tx, store.Instance) error
+	link    func(store.Instance) string // to its dashboard
 
 	old       *store.Instance // was there before
 	made      store.Instance  // inst as it was stored; with a group it was a hit
@@ -122,7 +128,12 @@ type claim struct {
 // claimGroup provisions without a hook: one transaction, and the address is
 // opened behind the answer.
 func (b *Broker) claimGroup(ctx context.Context, r ProvisionRequest, c claim) (ProvisionResult, error) {
-	if err := b.o.Store.Update(ctx, func(tx store.Tx) error { return c.run(tx, r, store.InstanceReady) }); err != nil {
+	if err := b.o.Store.Update(ctx, func(tx store.Tx) error {
+		if err := c.run(tx, r, store.InstanceReady); err != nil {
+			return err
+		}
+		return c.audit(ctx, tx)
+	}); err != nil {
 		return ProvisionResult{}, failure(err, "The service instance could not be created.")
 	}
 	if c.old != nil {
@@ -130,15 +141,15 @@ func (b *Broker) claimGroup(ctx context.Context, r ProvisionRequest, c claim) (P
 	}
 	b.o.Groups.Demand(c.inst.Fingerprint, c.made.GroupID != "")
 	if c.made.GroupID == "" {
-		return ProvisionResult{Operation: c.operation.ID}, nil
+		return ProvisionResult{Operation: c.operation.ID, DashboardURL: c.made.DashboardURL}, nil
 	}
 	b.queue.add(job{settleInstance, r.InstanceID})
-	return ProvisionResult{Created: true}, nil
+	return ProvisionResult{Created: true, DashboardURL: c.made.DashboardURL}, nil
 }
 
 // claimAndRun provisions with a hook, under the instance's lock. A failure
 // leaves nothing behind.
-func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (ProvisionResult, error) {
+func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim, p *pending) (ProvisionResult, error) {
 	if err := b.o.Store.Update(ctx, func(tx store.Tx) error { return c.run(tx, r, store.InstanceCreating) }); err != nil {
 		return ProvisionResult{}, err
 	}
@@ -147,7 +158,7 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (
 	}
 	b.o.Groups.Demand(c.inst.Fingerprint, c.made.GroupID != "")
 	if c.made.GroupID == "" {
-		return ProvisionResult{Operation: c.operation.ID}, nil
+		return ProvisionResult{Operation: c.operation.ID, DashboardURL: c.made.DashboardURL}, nil
 	}
 	if err := b.finishProvision(ctx, c.made); err != nil {
 		if seized(ctx) {
@@ -155,12 +166,16 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim) (
 		}
 		undo, cancel := b.cleanup(ctx)
 		defer cancel()
+		if p.told.Load() { // it is polled, and must stay to be
+			const why = "The service instance could not be set up with these parameters. Delete it and try again."
+			return ProvisionResult{}, errors.Join(err, b.failProvision(undo, r.InstanceID, why))
+		}
 		if _, undoErr := b.remove(undo, r.InstanceID, nil); undoErr != nil {
 			err = errors.Join(err, fmt.Errorf("undo: %w", undoErr))
 		}
 		return ProvisionResult{}, failure(err, "The service instance could not be set up with these parameters; nothing of it was kept.")
 	}
-	return ProvisionResult{Created: true}, nil
+	return ProvisionResult{Created: true, DashboardURL: c.made.DashboardURL}, nil
 }
 
 // run is the transaction. On a hit the new instance gets state; a ready one is
@@ -170,9 +185,13 @@ func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) 
 	if err := c.find(tx); err != nil || c.old != nil {
 		return err
 	}
+	if err := c.within(tx, c.inst); err != nil {
+		return err
+	}
 	t := now()
 	inst := c.inst
 	inst.CreatedAt = t
+	inst.DashboardURL = c.link(inst)
 	group, err := tx.Groups().ClaimWarm(inst.Fingerprint, inst.ID, t)
 	switch {
 	case err == nil:
@@ -191,9 +210,20 @@ func (c *claim) run(tx store.Tx, r ProvisionRequest, state store.InstanceState) 
 	}
 	c.operation = store.Operation{
 		ID: newOperationID(), Kind: store.OpProvision, State: store.OpInProgress,
-		InstanceID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, StartedAt: t,
+		InstanceID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, StartedAt: t, Async: inst.GroupID == "",
 	}
 	return tx.Operations().Put(c.operation)
+}
+
+// audit records what run has made.
+func (c *claim) audit(ctx context.Context, tx store.Tx) error {
+	switch {
+	case c.old != nil:
+		return nil // nothing was made
+	case c.made.GroupID == "":
+		return audit(ctx, tx, store.OpProvision, c.made, c.operation.ID, 202, "accepted")
+	}
+	return audit(ctx, tx, store.OpProvision, c.made, "", 201, "created")
 }
 
 // find looks for an instance with the id, and its operation.
@@ -247,7 +277,7 @@ func (b *Broker) repeated(r ProvisionRequest, c claim) (ProvisionResult, error) 
 	switch {
 	case c.old.Digest != c.inst.Digest || !sameJSON(parameters, r.Parameters):
 		return ProvisionResult{}, refuse(Conflict, "A service instance with this id exists and has different attributes.")
-	case c.old.State == store.InstanceReady:
+	case c.old.State == store.InstanceReady, c.old.State == store.InstanceUpdating:
 		return ProvisionResult{DashboardURL: c.old.DashboardURL}, nil
 	case c.old.State == store.InstanceFailed:
 		return ProvisionResult{}, refuse(Conflict, "The creation of this service instance failed. Delete it before you create it again.")

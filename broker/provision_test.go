@@ -77,7 +77,7 @@ func TestProvisionRefusals(t *testing.T) {
 		})
 	}
 	r := provisionRequest("a")
-	r.MaintenanceVersion = "1.0.0"
+	r.MaintenanceVersion = "0.9.0"
 	_, err := f.Broker.Provision(ctx, r)
 	wantCode(t, err, broker.MaintenanceConflict)
 	if states := groupStates(t, f); states[store.GroupWarm] != 1 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/remuda/remuda/store"
 )
@@ -48,9 +49,22 @@ func (b *Broker) sweep(ctx context.Context) error {
 			return err
 		}
 		for _, inst := range instances {
-			if inst.GroupID != "" || now().Sub(inst.CreatedAt) > b.o.ProvisionTimeout {
+			if inst.GroupID != "" || now().Sub(inst.CreatedAt) > b.patience(inst) {
 				b.queue.add(job{settleInstance, inst.ID})
 			}
+		}
+		if instances, err = tx.Instances().InState(store.InstanceUpdating); err != nil {
+			return err
+		}
+		for _, inst := range instances {
+			b.queue.add(job{settleInstance, inst.ID})
+		}
+		expired, err := tx.Bindings().Expiring(now(), pageSize)
+		if err != nil {
+			return err
+		}
+		for _, r := range expired {
+			b.queue.add(job{settleBinding, r.ID})
 		}
 		for _, state := range []store.BindingState{store.BindingCreating, store.BindingDeleting} {
 			bindings, err := tx.Bindings().InState(state)
@@ -94,8 +108,19 @@ func (b *Broker) settleBindingLocked(ctx context.Context, id string) error {
 		return b.undoBinding(ctx, work{inst: inst, binding: binding}, "The broker was interrupted while it created the binding.")
 	case store.BindingDeleting:
 		return b.finishUnbind(ctx, binding)
+	case store.BindingReady:
+		return b.expire(ctx, inst, binding)
 	}
 	return nil
+}
+
+// patience is how long an instance waits for its group: as long as its plan
+// lets platforms poll, less what giving up takes.
+func (b *Broker) patience(inst store.Instance) time.Duration {
+	if p := b.plans[inst.ServiceID][inst.PlanID]; p != nil && p.limit > 0 {
+		return min(b.o.ProvisionTimeout, p.limit*8/10)
+	}
+	return b.o.ProvisionTimeout
 }
 
 // settleInstanceLocked finishes the creation of an instance that has a group,
@@ -109,12 +134,16 @@ func (b *Broker) settleInstanceLocked(ctx context.Context, id string) error {
 		return err
 	}
 	if inst.State == store.InstanceCreating && inst.GroupID == "" {
-		if now().Sub(inst.CreatedAt) <= b.o.ProvisionTimeout {
+		limit := b.patience(inst)
+		if now().Sub(inst.CreatedAt) <= limit {
 			return nil
 		}
 		b.log.ErrorContext(ctx, "no group for an instance in time", "instance", id,
 			"fingerprint", inst.Fingerprint, "trouble", b.o.Groups.Trouble(inst.Fingerprint))
-		return b.failProvision(ctx, id, fmt.Sprintf("The service instance did not become ready within %s. Delete it and try again.", b.o.ProvisionTimeout))
+		return b.failProvision(ctx, id, fmt.Sprintf("The service instance did not become ready within %s. Delete it and try again.", limit))
+	}
+	if inst.State == store.InstanceUpdating {
+		return b.finishUpdate(ctx, inst)
 	}
 	return b.finishProvision(ctx, inst)
 }

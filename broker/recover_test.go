@@ -17,9 +17,12 @@ func crash(t *testing.T, f *brokertest.Fixture, call func(*broker.Broker)) {
 	t.Helper()
 	running := make(chan bool, 10)
 	dead := make(chan bool)
-	f.Pool.OnHook(func(context.Context, brokertest.Run) error {
+	f.Pool.OnHook(func(ctx context.Context, _ brokertest.Run) error {
 		running <- true
-		<-dead
+		select {
+		case <-dead:
+		case <-ctx.Done(): // what goes on behind its answer is interrupted when the broker stops
+		}
 		return context.Canceled
 	})
 	gone := make(chan bool)
@@ -64,7 +67,7 @@ func TestRecoverUnbind(t *testing.T) {
 	groups := f.Pool.Warm(t, 1)
 	provision(t, f, "a")
 	c := bind(t, f, "a", "b")
-	crash(t, f, func(b *broker.Broker) { _ = b.Unbind(ctx, unbindRequest("a", "b")) })
+	crash(t, f, func(b *broker.Broker) { _, _ = b.Unbind(ctx, unbindRequest("a", "b")) })
 	guard.shut()
 	f.Start(t, nil)
 	brokertest.Eventually(t, "binding is deleted", func() bool {
@@ -74,8 +77,9 @@ func TestRecoverUnbind(t *testing.T) {
 	if f.Pool.Logins(groups[0])[c.Username] == c.Password {
 		t.Error("the login still works")
 	}
-	_, err := f.Broker.LastOperation(ctx, pollRequest("a", "b", ""))
-	wantCode(t, err, broker.Gone)
+	if poll, err := f.Broker.LastOperation(ctx, pollRequest("a", "b", "")); err != nil || poll.State != store.OpSucceeded {
+		t.Errorf("a poll after the deletion says %+v, %v", poll, err)
+	}
 }
 
 func TestRecoverProvision(t *testing.T) {

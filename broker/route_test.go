@@ -1,6 +1,9 @@
 package broker
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestReadRoute(t *testing.T) {
 	good := map[string]route{
@@ -19,4 +22,24 @@ func TestReadRoute(t *testing.T) {
 			t.Errorf("%q is %+v", text, got)
 		}
 	}
+}
+
+func FuzzReadRoute(f *testing.F) {
+	for _, text := range []string{"app.example.com/a", "https://x:1/", "1.2.3.4:80", "a;b", "[::1]:80"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		r, err := readRoute(text)
+		if err != nil {
+			return
+		}
+		for _, c := range r.Host + r.Path {
+			if c <= ' ' || c > '~' || strings.ContainsRune("\"'`$;{}()<>\\|&*?#%@", c) {
+				t.Errorf("%q became %+v", text, r)
+			}
+		}
+		if again, err := readRoute(r.Host + r.Path); err != nil || again.Host != r.Host || again.Path != r.Path {
+			t.Errorf("%q became %+v, which becomes %+v, %v", text, r, again, err)
+		}
+	})
 }

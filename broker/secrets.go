@@ -19,6 +19,7 @@ type bindingSecrets struct {
 	Number      int             `json:"number"`
 	Parameters  json.RawMessage `json:"parameters,omitempty"`
 	Route       route           `json:"route,omitzero"`
+	RouteText   string          `json:"route_text,omitempty"`  // as it was given
 	Credentials json.RawMessage `json:"credentials,omitempty"` // once the binding is ready
 	Other       catalog.Access  `json:"other,omitzero"`        // what it has besides credentials
 }

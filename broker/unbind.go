@@ -14,27 +14,33 @@ type UnbindRequest struct {
 	BindingID  string
 	ServiceID  string
 	PlanID     string
+
+	AcceptsIncomplete bool
 }
 
 // Unbind disables the binding's login and ends its sessions. What the binding
-// created stays (OSB, "Unbinding").
-func (b *Broker) Unbind(ctx context.Context, r UnbindRequest) error {
+// created stays (OSB, "Unbinding"). An operation that is not empty is still in
+// progress.
+func (b *Broker) Unbind(ctx context.Context, r UnbindRequest) (operation string, err error) {
 	if err := first(
 		checkID("instance_id", r.InstanceID),
 		checkID("binding_id", r.BindingID),
 		checkText("service_id", r.ServiceID),
 		checkText("plan_id", r.PlanID),
 	); err != nil {
-		return err
+		return "", err
 	}
-	err := b.locked(ctx, r.InstanceID, func(ctx context.Context) error {
-		err := b.unbindLocked(ctx, r)
-		if err != nil && seized(ctx) {
-			return errSeized
-		}
-		return err
-	})
-	return failureOrNil(err, "The binding could not be deleted; repeat the request.")
+	op, err := b.patiently(ctx, r.AcceptsIncomplete, store.Operation{Kind: store.OpUnbind, InstanceID: r.InstanceID, BindingID: r.BindingID},
+		func(ctx context.Context, _ *pending) error {
+			return b.locked(ctx, r.InstanceID, func(ctx context.Context) error {
+				err := b.unbindLocked(ctx, r)
+				if err != nil && seized(ctx) {
+					return errSeized
+				}
+				return err
+			})
+		})
+	return op, failureOrNil(err, "The binding could not be deleted; repeat the request.")
 }
 
 func (b *Broker) unbindLocked(ctx context.Context, r UnbindRequest) error {

@@ -35,8 +35,10 @@ func (b *Broker) Run(ctx context.Context) error {
 		workers.Go(func() { b.work(ctx) })
 	}
 	workers.Go(func() { b.every(ctx, b.o.SweepInterval, "sweep", b.sweep) })
-	workers.Go(func() { b.every(ctx, forgetInterval, "forget operations", b.forget) })
+	workers.Go(func() { b.every(ctx, forgetInterval, "forget what is old", b.forget) })
 	workers.Wait()
+	b.stop()
+	b.background.Wait()
 	return nil
 }
 
@@ -56,12 +58,14 @@ func (b *Broker) every(ctx context.Context, interval time.Duration, name string,
 	}
 }
 
-// forget deletes operations that ended longer than OperationMemory ago.
+// forget deletes operations that ended longer than OperationMemory ago, and
+// audit records that are older than AuditKeep.
 func (b *Broker) forget(ctx context.Context) error {
-	return b.o.Store.Update(ctx, func(tx store.Tx) error {
+	err := b.o.Store.Update(ctx, func(tx store.Tx) error {
 		_, err := tx.Operations().DeleteFinishedBefore(now().Add(-b.o.OperationMemory))
 		return err
 	})
+	return errors.Join(err, b.forgetAudit(ctx))
 }
 
 func (b *Broker) work(ctx context.Context) {
@@ -115,15 +119,35 @@ func (b *Broker) do(ctx context.Context, j job) error {
 		return nil // done; or interrupted, and the store knows what is left
 	}
 	if j.kind == settleInstance {
-		if failErr := b.failProvision(held, j.id, "The service instance could not be set up. Delete it and try again."); failErr != nil && !errors.Is(failErr, store.ErrNotFound) {
+		if failErr := b.giveUp(held, j.id, err); failErr != nil {
 			err = errors.Join(err, failErr)
 		}
 	}
 	return err
 }
 
+// giveUp ends what could not be finished: a creation has failed for good, an
+// update leaves the instance as it was.
+func (b *Broker) giveUp(ctx context.Context, id string, cause error) error {
+	inst, err := b.instance(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err == nil && inst.State == store.InstanceUpdating {
+		return b.failUpdate(ctx, id, cause)
+	}
+	if err == nil {
+		err = b.failProvision(ctx, id, "The service instance could not be set up. Delete it and try again.")
+	}
+	return err
+}
+
 func (b *Broker) attempt(ctx context.Context, j job) error {
-	ctx, cancel := context.WithTimeout(ctx, b.o.WorkTimeout)
+	limit := b.o.WorkTimeout
+	if j.kind == settleInstance {
+		limit = max(limit, updateTime)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if j.kind == settleBinding {
 		return b.settleBindingLocked(ctx, j.id)

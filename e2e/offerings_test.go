@@ -24,7 +24,7 @@ pools:
 // Every offering: a warm hit, real use, bindings apart from each other, and the
 // same containers for the next tenant.
 func TestEveryOffering(t *testing.T) {
-	h := newHost(t, backendtest.Binary(t), onlySmall)
+	h := newHost(t, backendtest.Binary(t), "offerings: [mysql, postgresql, redis, ftp, http]"+onlySmall)
 	h.start()
 	h.settled(3*time.Minute, 5)
 	for _, offering := range []string{"mysql", "postgresql", "redis", "ftp", "http"} {

@@ -18,6 +18,14 @@ var (
 	ErrUnavailable = errors.New("back end unavailable")
 )
 
+// Unfit says in a sentence for the tenant why a group cannot be changed.
+type Unfit struct {
+	Message string
+	Final   bool // nothing that the tenant does will change that
+}
+
+func (u *Unfit) Error() string { return u.Message }
+
 // Group is what the pool orders from a back end.
 type Group struct {
 	ID         string // [a-z0-9]{1,32}
@@ -91,6 +99,13 @@ type Tenancy interface {
 	// it returns nil nothing of the tenant gets in or out any more, even if
 	// members had to be killed for it.
 	Cutoff(ctx context.Context, id string) error
+	// Change brings the group to g.Definition, which has other sizes or comes from
+	// another version of the recipe, with its data, at g.Endpoints, and publishes it.
+	// Its servers are restarted. *Unfit says that what the tenant has does not fit, or
+	// that the group cannot become like that; then nothing was changed. After any
+	// other error the group is, or Repair makes it, as it was. Once done, repeating
+	// it is cheap.
+	Change(ctx context.Context, g Group) (Observation, error)
 	// Program runs one of the recipe's programs in the leader, with
 	// catalog.HookValues; which is "provision", "bind" or "unbind". It returns what
 	// the program's Output names.

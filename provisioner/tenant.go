@@ -172,13 +172,18 @@ func (p *Pool) closeNow(ctx context.Context, row store.Group, free bool, cause e
 // seize stops work on the group and keeps the pool from beginning any until
 // done is called. free is false when the work did not end in time.
 func (p *Pool) seize(id string) (done func(), free bool) {
+	return p.seizeAs(id, actCutoff, func() {})
+}
+
+// seizeAs is seize for work of that kind, which cancel ends.
+func (p *Pool) seizeAs(id string, a action, cancel context.CancelFunc) (done func(), free bool) {
 	limit := time.NewTimer(cutoffTime)
 	defer limit.Stop()
 	for {
 		p.mu.Lock()
 		t := p.track(id, "")
 		if t.doing == actNothing {
-			p.engage(id, t, actCutoff, func() {})
+			p.engage(id, t, a, cancel)
 			p.mu.Unlock()
 			return func() {
 				p.mu.Lock()

@@ -181,3 +181,16 @@ func FuzzParseKeys(f *testing.F) {
 		}
 	})
 }
+
+func TestDeriveKeys(t *testing.T) {
+	a, b := Key{ID: "a", Secret: make([]byte, 32)}, Key{ID: "b", Secret: bytes.Repeat([]byte{1}, 32)}
+	one, err := DeriveKeys([]Key{a, b}, "one")
+	if err != nil || len(one) != 2 || len(one[0]) != 32 || bytes.Equal(one[0], one[1]) || bytes.Equal(one[0], a.Secret) {
+		t.Fatalf("%x, %v", one, err)
+	}
+	again, _ := DeriveKeys([]Key{b}, "one")
+	other, _ := DeriveKeys([]Key{b}, "other")
+	if !bytes.Equal(again[0], one[1]) || bytes.Equal(again[0], other[0]) {
+		t.Error("keys do not depend on secret and purpose alone")
+	}
+}

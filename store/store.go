@@ -1,5 +1,5 @@
 // Package store keeps what the broker must not forget: instances, bindings,
-// operations, container groups and their definitions.
+// operations, container groups and their definitions, and who changed what.
 //
 // Everything is read and written inside a transaction given to a closure.
 // Update closures run one after the other, as if alone (serializable), and may
@@ -44,6 +44,7 @@ type Tx interface {
 	Instances() Instances
 	Bindings() Bindings
 	Operations() Operations
+	Audit() Audit
 }
 
 // Table is what every table can do. Get and Delete return ErrNotFound for an
@@ -82,6 +83,19 @@ type Instances interface {
 	// Page returns up to limit instances with an id greater than after, in the
 	// order of ids.
 	Page(after string, limit int) ([]Instance, error)
+	// CountIn counts the instances in the scope, in whatever state. What it costs
+	// does not depend on how many there are, but for an organization on how many
+	// spaces it has.
+	CountIn(InstanceScope) (int, error)
+}
+
+// InstanceScope says which instances are counted; an empty field is any. A plan
+// needs its service, and a space its organization.
+type InstanceScope struct {
+	OrgGUID   string
+	SpaceGUID string
+	ServiceID string
+	PlanID    string
 }
 
 // Bindings belong to an instance. Their ids are unique in the whole store.
@@ -89,6 +103,9 @@ type Bindings interface {
 	Table[Binding]
 	Of(instanceID string) ([]Binding, error)
 	InState(BindingState) ([]Binding, error)
+	// Expiring returns up to limit ready bindings that expire before t, the
+	// earliest first.
+	Expiring(t time.Time, limit int) ([]Binding, error)
 }
 
 // Operations are remembered after they end, so that a late poll is answered.
@@ -153,6 +170,7 @@ type InstanceState string
 const (
 	InstanceCreating InstanceState = "creating" // waits for a group
 	InstanceReady    InstanceState = "ready"
+	InstanceUpdating InstanceState = "updating"
 	InstanceFailed   InstanceState = "failed" // its create failed; only DELETE helps
 )
 
@@ -170,10 +188,26 @@ type Instance struct {
 	OrgGUID      string          `json:"org_guid,omitempty"`
 	SpaceGUID    string          `json:"space_guid,omitempty"`
 	Context      json.RawMessage `json:"context,omitempty"`
-	Sealed       []byte          `json:"sealed,omitempty"` // sealed parameters (JSON)
-	Digest       string          `json:"digest,omitempty"` // of the attributes but the parameters that an identical PUT must repeat
+	Sealed       []byte          `json:"sealed,omitempty"`      // sealed parameters (JSON)
+	Digest       string          `json:"digest,omitempty"`      // of the attributes but the parameters that an identical PUT must repeat
+	Maintenance  string          `json:"maintenance,omitempty"` // version of the recipe that serves it
 	DashboardURL string          `json:"dashboard_url,omitempty"`
 	CreatedAt    time.Time       `json:"created_at"`
+	// Next is what an update makes of it, while it is updating.
+	Next *InstanceUpdate `json:"next,omitempty"`
+}
+
+// InstanceUpdate is what an instance is to become. It is stored before its group
+// is touched.
+type InstanceUpdate struct {
+	PlanID      string          `json:"plan_id"`
+	Fingerprint string          `json:"fingerprint"`
+	Context     json.RawMessage `json:"context,omitempty"`
+	Sealed      []byte          `json:"sealed,omitempty"`
+	Digest      string          `json:"digest"`
+	Maintenance string          `json:"maintenance,omitempty"`
+	Configure   bool            `json:"configure,omitempty"` // its parameters change
+	Request     string          `json:"request"`             // digest of the request, to know it again
 }
 
 // BindingState is where a binding is in its life.
@@ -183,6 +217,7 @@ const (
 	BindingCreating BindingState = "creating" // credentials chosen, hook not known to have run
 	BindingReady    BindingState = "ready"
 	BindingDeleting BindingState = "deleting" // unbind hook not known to have run
+	BindingExpired  BindingState = "expired"  // its login was taken away; it waits for its deletion
 )
 
 // Binding is a service binding. Its login is chosen and sealed before the
@@ -199,6 +234,10 @@ type Binding struct {
 	Sealed     []byte          `json:"sealed,omitempty"` // sealed JSON: password, parameters, credentials
 	Digest     string          `json:"digest,omitempty"`
 	CreatedAt  time.Time       `json:"created_at"`
+	// ExpiresAt is when the login is taken away; zero for never.
+	ExpiresAt   time.Time `json:"expires_at,omitzero"`
+	RenewBefore time.Time `json:"renew_before,omitzero"`
+	Predecessor string    `json:"predecessor,omitempty"` // the binding that it replaces
 }
 
 // OperationKind says what an operation does.
@@ -231,7 +270,14 @@ type Operation struct {
 	BindingID   string         `json:"binding_id,omitempty"`
 	ServiceID   string         `json:"service_id"`
 	PlanID      string         `json:"plan_id"`
-	Description string         `json:"description,omitempty"` // for the user
-	StartedAt   time.Time      `json:"started_at"`
-	FinishedAt  time.Time      `json:"finished_at,omitzero"`
+	NextPlanID  string         `json:"next_plan_id,omitempty"` // of an update
+	Description string         `json:"description,omitempty"`  // for the user
+	// Unusable and Final are of a failed update: the instance does not serve any
+	// more; the same request would fail again.
+	Unusable bool `json:"unusable,omitempty"`
+	Final    bool `json:"final,omitempty"`
+	// Async says that the platform polls for its end, which is then audited.
+	Async      bool      `json:"async,omitempty"`
+	StartedAt  time.Time `json:"started_at"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
 }

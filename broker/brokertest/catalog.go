@@ -44,7 +44,7 @@ func Catalog() []catalog.Recipe {
 			Endpoints: []catalog.Endpoint{{Name: "main", Port: 7000}},
 			Offering: catalog.Offering{
 				ID: OtherID, Description: "Another thing",
-				Plans: []catalog.Plan{{ID: OtherPlanID, Name: "only", Description: "The only one", Members: oneServer()}},
+				Plans: []catalog.Plan{{ID: OtherPlanID, Name: "only", Description: "The only one", Members: servers(1)}},
 			},
 		},
 	}
@@ -56,8 +56,8 @@ func boxOffering() catalog.Offering {
 	return catalog.Offering{
 		ID: ServiceID, Description: "A box", Tags: []string{"box"}, Metadata: map[string]any{"displayName": "Box"},
 		Plans: []catalog.Plan{
-			{ID: SmallID, Name: "small", Description: "A small box", Members: oneServer()},
-			{ID: MediumID, Name: "medium", Description: "A medium box", Free: &free, Members: oneServer()},
+			{ID: SmallID, Name: "small", Description: "A small box", Members: servers(1)},
+			{ID: MediumID, Name: "medium", Description: "A medium box", Free: &free, Members: servers(2), MaximumPollingDuration: 600},
 		},
 		ProvisionSchema: map[string]any{
 			"$schema": dialect, "type": "object", "additionalProperties": false,
@@ -68,11 +68,14 @@ func boxOffering() catalog.Offering {
 		},
 		BindSchema: map[string]any{
 			"$schema": dialect, "type": "object", "additionalProperties": false,
-			"properties": map[string]any{"readonly": map[string]any{"type": "boolean"}},
+			"properties": map[string]any{
+				"readonly":         map[string]any{"type": "boolean"},
+				"lifetime_seconds": map[string]any{"type": "integer", "minimum": 1},
+			},
 		},
 	}
 }
 
-func oneServer() map[string]catalog.Size {
-	return map[string]catalog.Size{"server": {Count: 1, CPU: 1, Memory: 64 << 20, Disk: 64 << 20}}
+func servers(size catalog.Bytes) map[string]catalog.Size {
+	return map[string]catalog.Size{"server": {Count: 1, CPU: 1, Memory: size * 64 << 20, Disk: size * 64 << 20}}
 }

@@ -105,6 +105,19 @@ func (p *Pool) FailClose(err error) {
 	})
 }
 
+// OnChange lets f decide what changes of groups do; nil makes all succeed.
+func (p *Pool) OnChange(f func(context.Context) error) {
+	p.backend.Fault(func(ctx context.Context, method, _ string) error {
+		if method != "change" || f == nil {
+			return nil
+		}
+		return f(ctx)
+	})
+}
+
+// Changes counts changes of groups.
+func (p *Pool) Changes() int { return len(p.backend.Calls("change")) }
+
 // Runs returns the programs that were run.
 func (p *Pool) Runs() []Run {
 	p.backend.mu.Lock()

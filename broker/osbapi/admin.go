@@ -84,6 +84,12 @@ func (a *API) instances(c *call) (answer, error) {
 	return list(c, "instances", from)
 }
 
+// dashboardLink is GET /admin/v1/instances/:instance_id/dashboard.
+func (a *API) dashboardLink(c *call) (answer, error) {
+	link, err := a.o.DashboardLink(c.Context(), c.instance)
+	return answer{status: http.StatusOK, body: map[string]string{"dashboard_url": link}}, err
+}
+
 // list answers with {name: […]}; an empty list is [], never null.
 func list[T any](c *call, name string, from func(context.Context) ([]T, error)) (answer, error) {
 	all := []T{}

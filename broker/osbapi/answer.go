@@ -35,6 +35,7 @@ var statuses = map[broker.Code]struct {
 	broker.Gone:                {http.StatusGone, ""},
 	broker.Conflict:            {http.StatusConflict, ""},
 	broker.AsyncRequired:       {http.StatusUnprocessableEntity, "AsyncRequired"},
+	broker.RequiresApp:         {http.StatusUnprocessableEntity, "RequiresApp"},
 	broker.Concurrency:         {http.StatusUnprocessableEntity, "ConcurrencyError"},
 	broker.MaintenanceConflict: {http.StatusUnprocessableEntity, "MaintenanceInfoConflict"},
 	broker.Refused:             {http.StatusUnprocessableEntity, ""},
@@ -57,12 +58,41 @@ func refusal(e *broker.Error) answer {
 	if !ok {
 		s = statuses[broker.Internal]
 	}
-	ans := answer{status: s.status, body: apiresponses.ErrorResponse{Error: s.osb, Description: e.Message}}
+	body := errorBody{Error: s.osb, Description: e.Message}
+	if e.Updating {
+		body.setUpdate(true, !e.Final)
+	}
+	ans := answer{status: s.status, body: body}
 	switch e.Code {
 	case bodyTooLarge, bodyTooSlow: // the rest of the body is not wanted
 		ans.header = [][2]string{{"Connection", "close"}}
 	}
 	return ans
+}
+
+// errorBody is OSB's "Service Broker Errors"; brokerapi's has no flags.
+type errorBody struct {
+	Error       string `json:"error,omitempty"`
+	Description string `json:"description,omitempty"`
+	updateFlags
+}
+
+// updateFlags are what a failed update says besides.
+type updateFlags struct {
+	InstanceUsable   *bool `json:"instance_usable,omitempty"`
+	UpdateRepeatable *bool `json:"update_repeatable,omitempty"`
+}
+
+func (f *updateFlags) setUpdate(usable, repeatable bool) {
+	f.InstanceUsable, f.UpdateRepeatable = &usable, &repeatable
+}
+
+// accepted is the answer of work on a binding that goes on.
+func (a *API) accepted(operation string) answer {
+	return answer{
+		status: http.StatusAccepted, retry: a.o.Broker.PollInterval(),
+		body: apiresponses.AsyncBindResponse{OperationData: operation},
+	}
 }
 
 func unauthorized() answer {

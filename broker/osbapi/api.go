@@ -47,18 +47,26 @@ type Options struct {
 	Pools     func(context.Context) ([]Pool, error)
 	Groups    func(context.Context) ([]Group, error)
 	Instances func(context.Context) ([]Instance, error)
+	// Dashboard serves everything below /dashboard/, without the broker's login;
+	// default nothing. It checks by itself who may see what.
+	Dashboard http.Handler
+	// DashboardLink makes a link to an instance's page for an operator.
+	DashboardLink func(ctx context.Context, instanceID string) (string, error)
+	// DashboardClient is the OAuth client of an offering's dashboards, for the
+	// catalog; default none.
+	DashboardClient func(offering string) (c DashboardClient, ok bool)
 	// BodyTimeout is how long a client may take to send a body; default 30 s.
 	BodyTimeout time.Duration
 }
 
 // API is the handler of all paths.
 type API struct {
-	o       Options
-	log     *slog.Logger
-	auth    *auth.Wrapper
-	router  *mux.Router
-	catalog document
-	latency *prometheus.HistogramVec
+	o        Options
+	log      *slog.Logger
+	auth     *auth.Wrapper
+	router   *mux.Router
+	catalogs map[int]document // by minor version
+	latency  *prometheus.HistogramVec
 }
 
 // endpoint is what answers one method of one path.
@@ -106,7 +114,7 @@ func New(o Options) (*API, error) {
 	}
 	a := &API{o: o, log: o.Logger, auth: auth.NewWrapper(o.Username, o.Password)}
 	var err error
-	if a.catalog, err = newCatalog(o.Broker.Catalog()); err != nil {
+	if a.catalogs, err = newCatalogs(o.Broker.Catalog(), o.DashboardClient); err != nil {
 		return nil, fmt.Errorf("write catalog: %w", err)
 	}
 	a.latency = newLatency()
@@ -151,9 +159,16 @@ func (a *API) route() {
 		"/admin/v1/pools":     {"GET": {operation: "admin_pools", handle: a.pools}},
 		"/admin/v1/groups":    {"GET": {operation: "admin_groups", handle: a.groups}},
 		"/admin/v1/instances": {"GET": {operation: "admin_instances", handle: a.instances}},
+		"/admin/v1/audit":     {"GET": {operation: "admin_audit", handle: a.auditPage}},
+	}
+	if a.o.DashboardLink != nil {
+		paths["/admin/v1/instances/{instance_id}/dashboard"] = methods{"GET": {operation: "admin_dashboard", handle: a.dashboardLink}}
 	}
 	for path, m := range paths {
 		a.router.Handle(path, m)
+	}
+	if a.o.Dashboard != nil {
+		a.router.PathPrefix("/dashboard/").Handler(methods{"GET": {operation: "dashboard", raw: a.o.Dashboard, open: true}})
 	}
 }
 

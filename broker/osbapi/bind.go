@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/pivotal-cf/brokerapi/v10/domain"
 
@@ -12,8 +13,9 @@ import (
 	"github.com/remuda/remuda/store"
 )
 
-// binding is the answer about a binding. brokerapi's has no endpoints.
+// binding is the answer about a binding. brokerapi's has no endpoints and no metadata.
 type binding struct {
+	Metadata        *bindingMetadata     `json:"metadata,omitempty"`
 	Credentials     json.RawMessage      `json:"credentials,omitempty"`
 	SyslogDrainURL  string               `json:"syslog_drain_url,omitempty"`
 	RouteServiceURL string               `json:"route_service_url,omitempty"`
@@ -21,6 +23,15 @@ type binding struct {
 	Endpoints       []bindingEndpoint    `json:"endpoints,omitempty"`
 	Parameters      json.RawMessage      `json:"parameters,omitempty"` // when fetched
 }
+
+// bindingMetadata is OSB's "Binding Metadata Object".
+type bindingMetadata struct {
+	ExpiresAt   string `json:"expires_at,omitempty"`
+	RenewBefore string `json:"renew_before,omitempty"`
+}
+
+// timestamp is yyyy-mm-ddThh:mm:ss.sZ.
+func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.0Z") }
 
 // bindingEndpoint is OSB's "Endpoint Object"; ports are strings, "443" or "9000-9010".
 type bindingEndpoint struct {
@@ -31,7 +42,8 @@ type bindingEndpoint struct {
 
 // bind is PUT /v2/service_instances/:instance_id/service_bindings/:binding_id.
 func (a *API) bind(c *call) (answer, error) {
-	if _, err := c.acceptsIncomplete(); err != nil {
+	accepts, err := c.bindsIncomplete()
+	if err != nil {
 		return answer{}, err
 	}
 	body, err := c.body()
@@ -42,12 +54,15 @@ func (a *API) bind(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	r.InstanceID, r.BindingID = c.instance, c.binding
+	r.InstanceID, r.BindingID, r.AcceptsIncomplete = c.instance, c.binding, accepts
 	result, err := a.o.Broker.Bind(c.Context(), r)
 	if err != nil {
 		return answer{}, err
 	}
-	ans := answer{status: http.StatusOK, body: bindingOf(result)}
+	if result.Operation != "" {
+		return a.accepted(result.Operation), nil
+	}
+	ans := answer{status: http.StatusOK, body: c.bindingOf(result)}
 	if result.Created {
 		ans.status = http.StatusCreated
 	}
@@ -55,10 +70,18 @@ func (a *API) bind(c *call) (answer, error) {
 }
 
 // bindingOf is the answer of a binding that exists, without its parameters.
-func bindingOf(r broker.BindResult) binding {
+func (c *call) bindingOf(r broker.BindResult) binding {
 	b := binding{
 		Credentials: r.Credentials, SyslogDrainURL: r.Other.SyslogDrainURL, RouteServiceURL: r.Other.RouteServiceURL,
-		Endpoints: endpoints(r.Endpoints),
+	}
+	if c.minor >= minorEndpoints {
+		b.Endpoints = endpoints(r.Endpoints)
+	}
+	if !r.ExpiresAt.IsZero() && c.minor >= minorExpiry {
+		b.Metadata = &bindingMetadata{ExpiresAt: timestamp(r.ExpiresAt)}
+		if c.minor >= minorRotation {
+			b.Metadata.RenewBefore = timestamp(r.RenewBefore)
+		}
 	}
 	for _, v := range r.Other.VolumeMounts {
 		m := domain.VolumeMount{
@@ -74,8 +97,8 @@ func bindingOf(r broker.BindResult) binding {
 }
 
 func bindRequest(f fields) (r broker.BindRequest, err error) {
-	if f.has("predecessor_binding_id") {
-		return r, &broker.Error{Code: broker.Refused, Message: "Bindings of this plan cannot be rotated; create a new binding and delete the old one."}
+	if r.Predecessor, err = f.text("predecessor_binding_id"); err != nil || r.Predecessor == "" && f.has("predecessor_binding_id") {
+		return r, invalid("predecessor_binding_id must be a non-empty string.")
 	}
 	if err = f.texts(map[string]*string{"service_id": &r.ServiceID, "plan_id": &r.PlanID}); err != nil {
 		return r, err

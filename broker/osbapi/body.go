@@ -44,7 +44,9 @@ func (c *call) body() (fields, error) {
 	}
 	// The limit must not end the connection while the use case works.
 	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
-	return decodeBody(text)
+	f, err := decodeBody(text)
+	c.noteBody(f)
+	return f, err
 }
 
 // fields are the members of a JSON object by their exact names; of equal names

@@ -1,12 +1,20 @@
 package osbapi
 
 import (
+	"encoding/json"
 	"net/http"
-
-	"github.com/pivotal-cf/brokerapi/v10/domain/apiresponses"
 
 	"github.com/remuda/remuda/broker"
 )
+
+// instance is the answer about an instance. brokerapi's has no maintenance_info.
+type instance struct {
+	ServiceID    string           `json:"service_id"`
+	PlanID       string           `json:"plan_id"`
+	DashboardURL string           `json:"dashboard_url,omitempty"`
+	Parameters   json.RawMessage  `json:"parameters,omitempty"`
+	Maintenance  *maintenanceInfo `json:"maintenance_info,omitempty"`
+}
 
 func (c *call) fetchRequest() (broker.FetchRequest, error) {
 	serviceID, planID, err := c.planHints()
@@ -25,11 +33,11 @@ func (a *API) fetchInstance(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	body := apiresponses.GetInstanceResponse{
-		ServiceID: result.ServiceID, PlanID: result.PlanID, DashboardURL: result.DashboardURL,
+	body := instance{
+		ServiceID: result.ServiceID, PlanID: result.PlanID, DashboardURL: result.DashboardURL, Parameters: result.Parameters,
 	}
-	if result.Parameters != nil {
-		body.Parameters = result.Parameters
+	if result.Maintenance != "" && c.minor >= minorMaintenance {
+		body.Maintenance = &maintenanceInfo{Version: result.Maintenance}
 	}
 	return answer{status: http.StatusOK, body: body}, nil
 }
@@ -44,7 +52,7 @@ func (a *API) fetchBinding(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	body := bindingOf(result)
+	body := c.bindingOf(result)
 	body.Parameters = result.Parameters
 	return answer{status: http.StatusOK, body: body}, nil
 }

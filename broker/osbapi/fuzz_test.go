@@ -45,6 +45,34 @@ func FuzzBodies(f *testing.F) {
 	})
 }
 
+// FuzzUpdates sends bodies to an instance that is there.
+func FuzzUpdates(f *testing.F) {
+	for _, body := range []string{
+		`{"service_id":"service-box"}`, `{"service_id":"service-box","plan_id":"plan-medium"}`,
+		`{"service_id":"service-box","parameters":{"size":5,"size":7}}`, `{"service_id":"service-box","parameters":{"size":5e0}}`,
+		`{"service_id":"service-box","context":{"a":1},"previous_values":{"plan_id":7}}`,
+		`{"service_id":"service-box","maintenance_info":{"version":"1.0.0"}}`, `{"service_id":"service-box","plan_id":""}`,
+		`{"predecessor_binding_id":"b1","bind_resource":{"route":"a.example.com"}}`, `{"predecessor_binding_id":""}`,
+		`{"service_id":"service-box","plan_id":"plan-small","bind_resource":{"route":"::"},"parameters":{"lifetime_seconds":1}}`,
+	} {
+		f.Add([]byte(body))
+	}
+	w := newWorld(f, nil, nil)
+	w.Pool.Warm(f, 1)
+	if rec := w.call("PUT", instance, provision); rec.Code != http.StatusCreated {
+		f.Fatal(rec.Code, rec.Body)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		wantNoHarm(t, w.call("PATCH", instance, string(body)))
+		rec := w.call("PUT", binding, string(body))
+		wantNoHarm(t, rec)
+		if rec.Code == http.StatusCreated {
+			w.call("DELETE", binding+deletion, "")
+			w.call("DELETE", binding+strings.Replace(deletion, "small", "medium", 1), "")
+		}
+	})
+}
+
 // FuzzTargets sends ids and queries to all calls.
 func FuzzTargets(f *testing.F) {
 	f.Add("i1", "b1", "service_id=service-box&plan_id=plan-small")

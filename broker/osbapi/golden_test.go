@@ -2,6 +2,7 @@ package osbapi_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"flag"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/remuda/remuda/broker/brokertest"
+	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/store"
 )
 
@@ -26,7 +28,7 @@ var random = []struct {
 	{regexp.MustCompile(`"(username)":"[a-z][a-z0-9]{15}"`), `"$1":"USERNAME"`},
 	{regexp.MustCompile(`"(password)":"[A-Za-z0-9]{32}"`), `"$1":"PASSWORD"`},
 	{regexp.MustCompile(`box://[a-z0-9]{16}:[A-Za-z0-9]{32}@`), "box://USERNAME:PASSWORD@"},
-	{regexp.MustCompile(`"(created_at)":"[^"]+"`), `"$1":"TIME"`},
+	{regexp.MustCompile(`"(created_at|expires_at|renew_before)":"[^"]+"`), `"$1":"TIME"`},
 	{regexp.MustCompile(`"(group)":"[^"]+"`), `"$1":"GROUP"`},
 	{regexp.MustCompile(`\b300\d\d\b`), "30000"},
 }
@@ -98,18 +100,35 @@ func TestGolden(t *testing.T) {
 	step("bind_exists", "PUT", binding, bind)
 	step("bind_conflict", "PUT", binding, strings.Replace(bind, "{", `{"parameters":{"readonly":true},`, 1))
 	step("bind_rotation", "PUT", instance+"/service_bindings/b2", `{"predecessor_binding_id":"b1"}`)
+	step("bind_rotation_unknown", "PUT", instance+"/service_bindings/b3", `{"predecessor_binding_id":"b9"}`)
+	step("bind_expiring", "PUT", instance+"/service_bindings/b4", strings.Replace(bind, "{", `{"parameters":{"lifetime_seconds":3600},`, 1))
 	step("fetch_binding", "GET", binding, "")
 	step("last_binding_operation_succeeded", "GET", binding+"/last_operation", "")
 	step("admin_instances", "GET", "/admin/v1/instances", "")
-	step("update_refused", "PATCH", instance, bind)
+	step("update_nothing", "PATCH", instance, bind)
+	step("update_context", "PATCH", instance, `{"service_id":"service-box","context":{"platform":"x"}}`)
+	step("update_parameters", "PATCH", instance, `{"service_id":"service-box","parameters":{"size":5}}`)
+	step("update_bad_parameters", "PATCH", instance, `{"service_id":"service-box","parameters":{"size":50}}`)
+	step("update_plan", "PATCH", instance, `{"service_id":"service-box","plan_id":"plan-medium"}`)
+	step("update_maintenance_conflict", "PATCH", instance, `{"service_id":"service-box","maintenance_info":{"version":"0.9.0"}}`)
+	step("update_maintenance", "PATCH", instance, `{"service_id":"service-box","maintenance_info":{"version":"1.0.0"}}`)
+	step("update_other_service", "PATCH", instance, `{"service_id":"service-other"}`)
+	step("update_absent", "PATCH", "/v2/service_instances/i9", `{"service_id":"service-box"}`)
+	step("fetch_instance_updated", "GET", instance, "")
+	w.Pool.OnChange(func(context.Context) error { return &provisioner.Unfit{Message: "Too much is on the disk."} })
+	step("update_refused", "PATCH", instance, `{"service_id":"service-box","plan_id":"plan-small"}`)
+	step("last_operation_update_failed", "GET", instance+"/last_operation", "")
+	w.Pool.OnChange(nil)
+	step("unbind_old_plan", "DELETE", binding+deletion, "")
+	w.call("PATCH", instance, `{"service_id":"service-box","plan_id":"plan-small"}`)
 	step("unbind", "DELETE", binding+deletion, "")
 	step("unbind_gone", "DELETE", binding+deletion, "")
 	step("fetch_binding_absent", "GET", binding, "")
-	step("last_binding_operation_gone", "GET", binding+"/last_operation", "")
+	step("last_binding_operation_after_delete", "GET", binding+"/last_operation", "")
 	step("deprovision_incomplete", "DELETE", instance+"?service_id=service-box", "")
 	step("deprovision", "DELETE", instance+deletion+"&accepts_incomplete=true", "")
 	step("deprovision_gone", "DELETE", instance+deletion, "")
-	step("last_operation_gone", "GET", instance+"/last_operation", "")
+	step("last_operation_after_delete", "GET", instance+"/last_operation", "")
 	var op store.Operation
 	w.View(t, func(tx store.Tx) (err error) {
 		op, err = tx.Operations().Latest("i1", "")
@@ -120,7 +139,7 @@ func TestGolden(t *testing.T) {
 	w.Pool.Warm(t, 1) // the returned group may still be reset
 	step("provision_created", "PUT", "/v2/service_instances/i2", strings.Replace(provision, "{", `{"parameters":{"size":3},`, 1))
 	step("fetch_instance_parameters", "GET", "/v2/service_instances/i2"+deletion, "")
-	step("provision_maintenance_conflict", "PUT", instance, strings.Replace(provision, "{", `{"maintenance_info":{"version":"1.0.0"},`, 1))
+	step("provision_maintenance_conflict", "PUT", instance, strings.Replace(provision, "{", `{"maintenance_info":{"version":"0.9.0"},`, 1))
 	step("provision_bad_parameters", "PUT", instance, strings.Replace(provision, "{", `{"parameters":{"size":"many"},`, 1))
 	step("not_found", "GET", "/v2/nothing", "")
 	step("method_not_allowed", "POST", instance, "")

@@ -19,28 +19,41 @@ const (
 // minMinor is the oldest 2.x whose requests are understood.
 const minMinor = 11
 
-func checkHeaders(h http.Header) error {
-	if err := checkVersion(h.Get(apiVersion)); err != nil {
-		return err
+// The minor versions that brought what older platforms do not expect.
+const (
+	minorAsyncBinding = 14 // also fetching
+	minorMaintenance  = 15 // also the polling duration, context updates
+	minorEndpoints    = 16
+	minorExpiry       = 16
+	minorUpdateFlags  = 16
+	minorRotation     = 17 // also renew_before
+	minorNewest       = 17
+)
+
+// checkHeaders returns the minor version that the platform speaks.
+func checkHeaders(h http.Header) (minor int, err error) {
+	if minor, err = checkVersion(h.Get(apiVersion)); err != nil {
+		return 0, err
 	}
 	if values := h.Values(originatingIdentity); len(values) > 0 {
-		return checkOriginatingIdentity(values[0])
+		_, _, err = readOriginatingIdentity(values[0])
+		return minor, err
 	}
-	return nil
+	return minor, nil
 }
 
 // checkVersion is OSB, "API Version Header".
-func checkVersion(version string) error {
+func checkVersion(version string) (int, error) {
 	major, minor, ok := strings.Cut(version, ".")
 	_, majorOK := number(major)
 	m, minorOK := number(minor)
 	switch {
 	case version == "":
-		return &broker.Error{Code: versionUnsupported, Message: "The header X-Broker-API-Version is required. This broker supports 2.11 and later 2.x."}
+		return 0, &broker.Error{Code: versionUnsupported, Message: "The header X-Broker-API-Version is required. This broker supports 2.11 and later 2.x."}
 	case !ok || !majorOK || !minorOK || major != "2" || m < minMinor:
-		return &broker.Error{Code: versionUnsupported, Message: "The header X-Broker-API-Version must be 2.11 or a later 2.x."}
+		return 0, &broker.Error{Code: versionUnsupported, Message: "The header X-Broker-API-Version must be 2.11 or a later 2.x."}
 	}
-	return nil
+	return min(m, minorNewest), nil
 }
 
 // number reads decimal digits and nothing else.
@@ -52,25 +65,25 @@ func number(s string) (int, bool) {
 	return n, err == nil
 }
 
-// checkOriginatingIdentity is OSB, "Originating Identity": a platform, a space,
-// and a JSON object in Base64. The value is not used any further, and never
+// readOriginatingIdentity is OSB, "Originating Identity": a platform, a space,
+// and a JSON object in Base64. It is kept in the audit record alone and never
 // logged: it names a person.
-func checkOriginatingIdentity(header string) error {
+func readOriginatingIdentity(header string) (platform string, object json.RawMessage, err error) {
 	malformed := invalid("The header X-Broker-API-Originating-Identity must be a platform, a space, and a JSON object in Base64.")
 	platform, value, ok := strings.Cut(strings.TrimSpace(header), " ")
 	if !ok || platform == "" {
-		return malformed
+		return "", nil, malformed
 	}
 	value = strings.TrimSpace(value)
 	plain, err := base64.StdEncoding.DecodeString(value)
 	if err != nil {
 		if plain, err = base64.RawStdEncoding.DecodeString(value); err != nil {
-			return malformed
+			return "", nil, malformed
 		}
 	}
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(plain, &object); err != nil || object == nil {
-		return malformed
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(plain, &members); err != nil || members == nil {
+		return "", nil, malformed
 	}
-	return nil
+	return platform, plain, nil
 }

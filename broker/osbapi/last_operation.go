@@ -4,11 +4,17 @@ import (
 	"net/http"
 
 	"github.com/pivotal-cf/brokerapi/v10/domain"
-	"github.com/pivotal-cf/brokerapi/v10/domain/apiresponses"
 
 	"github.com/remuda/remuda/broker"
 	"github.com/remuda/remuda/store"
 )
+
+// lastOperation is the answer to a poll. brokerapi's has no flags.
+type lastOperation struct {
+	State       domain.LastOperationState `json:"state"`
+	Description string                    `json:"description,omitempty"`
+	updateFlags
+}
 
 // lastOperation is GET …/last_operation of an instance or a binding.
 func (a *API) lastOperation(c *call) (answer, error) {
@@ -24,9 +30,11 @@ func (a *API) lastOperation(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	ans := answer{status: http.StatusOK, body: apiresponses.LastOperationResponse{
-		State: domain.LastOperationState(result.State), Description: result.Description,
-	}}
+	body := lastOperation{State: domain.LastOperationState(result.State), Description: result.Description}
+	if result.Kind == store.OpUpdate && result.State == store.OpFailed && c.minor >= minorUpdateFlags {
+		body.setUpdate(!result.Unusable, !result.Final)
+	}
+	ans := answer{status: http.StatusOK, body: body}
 	if result.State == store.OpInProgress {
 		ans.retry = a.o.Broker.PollInterval()
 	}

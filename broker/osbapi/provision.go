@@ -51,12 +51,6 @@ func provisionRequest(f fields) (r broker.ProvisionRequest, err error) {
 	if err = f.objects(map[string]*json.RawMessage{"context": &r.Context, "parameters": &r.Parameters}); err != nil {
 		return r, err
 	}
-	maintenance, err := f.sub("maintenance_info")
-	if err != nil || maintenance == nil {
-		return r, err
-	}
-	if r.MaintenanceVersion, err = maintenance.text("version"); err != nil || r.MaintenanceVersion == "" {
-		return r, invalid("maintenance_info.version must be a non-empty string.")
-	}
-	return r, nil
+	r.MaintenanceVersion, err = maintenanceVersion(f)
+	return r, err
 }

@@ -36,6 +36,13 @@ func (c *call) acceptsIncomplete() (bool, error) {
 	return false, invalid("The query parameter accepts_incomplete must be true or false.")
 }
 
+// bindsIncomplete is acceptsIncomplete for bindings, where older platforms do
+// not know it.
+func (c *call) bindsIncomplete() (bool, error) {
+	accepts, err := c.acceptsIncomplete()
+	return accepts && c.minor >= minorAsyncBinding, err
+}
+
 // plan returns the service and plan of a deletion.
 func (c *call) plan() (serviceID, planID string, err error) {
 	if serviceID, err = c.required("service_id"); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/remuda/remuda/broker"
+	"github.com/remuda/remuda/store"
 )
 
 // call is one request on its way to its use case.
@@ -24,6 +25,8 @@ type call struct {
 	instance string // decoded ids of the path; "" where the path has none
 	binding  string
 	query    url.Values
+	minor    int                // of the version 2.x that the platform speaks
+	audited  *store.AuditRecord // of a call that changes something; nil for others
 }
 
 // ServeHTTP answers every request, also one whose handler panics.
@@ -38,11 +41,12 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(requestIdentity, v)
 	}
 	ans := a.guarded(c)
+	a.record(c, ans)
 	status := ans.write(w, r)
 	took := time.Since(began)
 	a.observe(c.endpoint.operation, status, took)
 	level := slog.LevelInfo
-	if c.endpoint.open {
+	if c.endpoint.open && c.endpoint.operation != "dashboard" {
 		level = slog.LevelDebug // health checks are many
 	}
 	a.log.LogAttrs(r.Context(), level, "request",
@@ -62,6 +66,9 @@ func (a *API) guarded(c *call) (ans answer) {
 		default:
 			a.log.ErrorContext(c.Context(), "panic", "request_id", c.id, "operation", c.endpoint.operation,
 				"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			if c.audited != nil {
+				c.audited.Code = string(broker.Internal)
+			}
 			ans = refusal(&broker.Error{Code: broker.Internal, Message: "Something unexpected happened in the broker."})
 		}
 	}()
@@ -76,6 +83,9 @@ func (a *API) guarded(c *call) (ans answer) {
 	if e.Err != nil {
 		a.log.ErrorContext(c.Context(), "call failed", "request_id", c.id, "operation", c.endpoint.operation,
 			"instance", shorten(c.instance, 64), "binding", shorten(c.binding, 64), "error", e.Err)
+	}
+	if c.audited != nil {
+		c.audited.Code = string(e.Code)
 	}
 	return refusal(e)
 }
@@ -105,7 +115,9 @@ func (a *API) handle(c *call) (answer, error) {
 		return answer{raw: c.endpoint.raw}, nil
 	}
 	if c.endpoint.osb {
-		if err := checkHeaders(c.Header); err != nil {
+		a.beginAudit(c)
+		var err error
+		if c.minor, err = checkHeaders(c.Header); err != nil {
 			return answer{}, err
 		}
 	}

@@ -25,6 +25,7 @@ type parts struct {
 	image   image.Image
 	store   store.Store
 	sealer  *store.Sealer
+	signing [][]byte // keys of dashboard links
 	backend *local.Backend
 }
 
@@ -82,6 +83,9 @@ func openHost(ctx context.Context, c Config, log *slog.Logger, progress io.Write
 	keys, err := store.KeysFromFile(keyFile)
 	if err == nil {
 		p.sealer, err = store.NewSealer(keys...)
+	}
+	if err == nil {
+		p.signing, err = store.DeriveKeys(keys, "remuda dashboard links v1")
 	}
 	if err != nil {
 		p.store.Close()

@@ -37,15 +37,19 @@ type Config struct {
 	Publish      PublishConfig   `yaml:"publish"`
 	Egress       EgressConfig    `yaml:"egress"`
 	Pools        map[string]Pool `yaml:"pools"`
+	Limits       Limits          `yaml:"limits"`
 	Parallel     Parallel        `yaml:"parallel"`
+	Audit        AuditConfig     `yaml:"audit"`
+	Dashboard    DashboardConfig `yaml:"dashboard"`
 	// OperationMemory is how long finished operations can be polled.
 	OperationMemory Duration `yaml:"operation_memory"`
 	// ProvisionTimeout is how long an instance waits for a group before its create fails.
 	ProvisionTimeout Duration `yaml:"provision_timeout"`
 	LogLevel         string   `yaml:"log_level"` // debug, info, warn or error
 
-	password string // from REMUDA_PASSWORD
-	origin   origin
+	password     string // from REMUDA_PASSWORD
+	clientSecret string // from dashboard.oauth2.client_secret_file
+	origin       origin
 }
 
 // PublishConfig says where instances are reached.
@@ -86,6 +90,11 @@ type Pool struct {
 	Keep    *Duration `yaml:"keep"`    // how long a returned group stays warm above the target
 }
 
+// AuditConfig is about the record of who changed what.
+type AuditConfig struct {
+	Keep Duration `yaml:"keep"`
+}
+
 // Parallel bounds background work on groups.
 type Parallel struct {
 	Creates int `yaml:"creates"`
@@ -113,8 +122,11 @@ func DefaultConfig() Config {
 		Listen: "127.0.0.1:8080", Username: "remuda",
 		StateDir: "/var/lib/remuda", ImageDir: "/var/cache/remuda",
 		Publish:         PublishConfig{Host: "127.0.0.1", Ports: "20000-29999"},
+		Egress:          EgressConfig{Deny: []string{}},
 		Pools:           map[string]Pool{"default": {}},
 		Parallel:        Parallel{Creates: 2, Resets: 4},
+		Dashboard:       DashboardConfig{Enabled: true, LinkLifetime: Duration(30 * 24 * time.Hour)},
+		Audit:           AuditConfig{Keep: Duration(365 * 24 * time.Hour)},
 		OperationMemory: Duration(72 * time.Hour), ProvisionTimeout: Duration(10 * time.Minute),
 		LogLevel: "info",
 	}

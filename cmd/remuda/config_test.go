@@ -112,6 +112,34 @@ func TestFaultOfAPlanWithADot(t *testing.T) {
 	}
 }
 
+func TestLimitsHaveTheirPlace(t *testing.T) {
+	c := DefaultConfig()
+	err := c.decode("x.yaml", []byte("limits:\n  per_space: -1\n  offerings:\n    mysql: {instances: 3, plans: {small: {per_organization: 1}, huge: {instances: 1}}}\n    none: {per_space: 1}\n    redis:\n      plans:\n        small:\n          per_space: -2\n"))
+	_, recipesErr := loadRecipes(c)
+	err = errors.Join(err, c.Validate(), recipesErr)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{
+		"x.yaml:2: limits.per_space: -1", "x.yaml:4: limits: offering mysql has no plan \"huge\"; it has small",
+		"x.yaml:5: limits: there is no offering \"none\"", "x.yaml:9: limits.offerings.redis.plans.small.per_space",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %q", want, err)
+		}
+	}
+	got := c.Limits.forBroker()
+	if n := got.Offerings["mysql"].Instances; n == nil || *n != 3 || got.Instances != nil {
+		t.Errorf("limits are %+v", got)
+	}
+	if n := got.Offerings["mysql"].Plans["small"].PerOrganization; n == nil || *n != 1 {
+		t.Errorf("limits of the plan are %+v", got.Offerings["mysql"].Plans)
+	}
+	if err := c.decode("x.yaml", []byte("limits: {per_spaces: 1}")); err == nil || !strings.Contains(err.Error(), "x.yaml:1") {
+		t.Errorf("unknown key: %v", err)
+	}
+}
+
 func TestPoolLimits(t *testing.T) {
 	c := DefaultConfig()
 	c.Pools = map[string]Pool{"default": {Floor: ptr(2)}, "mysql/small": {Ceiling: ptr(7)}}

@@ -150,6 +150,9 @@ func forgetTenants(ctx context.Context, s store.Store) (instances int, err error
 		if err != nil {
 			return err
 		}
+		if _, err := tx.Audit().Append(store.AuditRecord{Time: time.Now(), Operation: "close_all", Result: "succeeded"}); err != nil {
+			return err
+		}
 		for _, op := range running {
 			op.State, op.Description, op.FinishedAt = store.OpFailed, "The broker's groups were removed by its operator.", time.Now().UTC()
 			if err := tx.Operations().Put(op); err != nil {

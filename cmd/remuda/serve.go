@@ -58,19 +58,28 @@ func serve(ctx context.Context, c Config, recipes []catalog.Recipe, stdout, stde
 		return err
 	}
 	registry.MustRegister(levelCollector{pool.Levels})
+	links, err := p.dashboardLinks()
+	if err != nil {
+		return err
+	}
 	b, err := broker.New(broker.Options{
 		Store: p.store, Groups: timedGroups{pool, metrics}, Catalog: p.recipes, Sealer: p.sealer, Logger: log,
+		Limits: c.Limits.forBroker(), AuditKeep: time.Duration(c.Audit.Keep), Links: brokerLinks(links),
 		OperationMemory: time.Duration(c.OperationMemory), ProvisionTimeout: time.Duration(c.ProvisionTimeout),
 	})
 	if err != nil {
 		return err
 	}
-	api, err := osbapi.New(osbapi.Options{
+	o := osbapi.Options{
 		Broker: b, Username: c.Username, Password: password, Logger: log, Registry: registry,
 		Ready:  func() error { return p.ready(pool) },
 		Pools:  func(context.Context) ([]osbapi.Pool, error) { return poolView(pool.Levels()), nil },
 		Groups: func(ctx context.Context) ([]osbapi.Group, error) { return groupView(ctx, pool) },
-	})
+	}
+	if err := serveDashboards(&o, links, c, pool); err != nil {
+		return err
+	}
+	api, err := osbapi.New(o)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -96,6 +97,11 @@ func (c *Config) Validate() error {
 			at("pools", name)("pools.%s: floor %d, ceiling %d, keep %s do not fit: 0 ≤ floor ≤ ceiling, ceiling ≥ 1, keep ≥ 0", name, floor, ceiling, keep)
 		}
 	}
+	c.Limits.faults(at)
+	if c.Audit.Keep < Duration(time.Hour) {
+		at("audit", "keep")("audit.keep must be at least 1h")
+	}
+	c.Dashboard.faults(at)
 	return errors.Join(errs...)
 }
 
@@ -103,7 +109,7 @@ func (c *Config) Validate() error {
 func configured(cmd *cobra.Command) (Config, []catalog.Recipe, error) {
 	c, err := loadConfig(cmd)
 	recipes, recipesErr := loadRecipes(c)
-	return c, recipes, errors.Join(err, recipesErr)
+	return c, recipes, errors.Join(err, recipesErr, c.readClientSecret())
 }
 
 // loadRecipes reads the built-in recipes and the operator's own, and checks
@@ -139,5 +145,6 @@ func loadRecipes(c Config) ([]catalog.Recipe, error) {
 			errs = append(errs, c.origin.fault(fmt.Sprintf("offerings: there is no recipe %q; there are %s", name, strings.Join(names, ", ")), "offerings"))
 		}
 	}
+	errs = append(errs, c.Limits.unknown(c.origin, all)...)
 	return all, errors.Join(errs...)
 }

@@ -55,7 +55,7 @@ func TestStartRunWipe(t *testing.T) {
 	if err := c.Start(t.Context(), StartRequest{User: me(t)}); !errors.Is(err, ErrConflict) {
 		t.Errorf("second start: %v", err)
 	}
-	w, err := c.Wipe(t.Context())
+	w, err := c.Wipe(t.Context(), WipeRequest{})
 	must(t, err)
 	if w.Killed != 1 {
 		t.Errorf("wiped %+v", w)
@@ -68,7 +68,7 @@ func TestStartRunWipe(t *testing.T) {
 	if _, err := c.Run(t.Context(), shell("true")); !errors.Is(err, ErrConflict) {
 		t.Errorf("run when idle: %v", err)
 	}
-	_, err = c.Wipe(t.Context())
+	_, err = c.Wipe(t.Context(), WipeRequest{})
 	must(t, err)
 }
 
@@ -210,7 +210,7 @@ func TestRunBounds(t *testing.T) {
 		done := make(chan Result, 1)
 		go func() { r, _ := c.Run(t.Context(), shell("sleep 1000")); done <- r }()
 		time.Sleep(100 * time.Millisecond)
-		_, err := c.Wipe(t.Context())
+		_, err := c.Wipe(t.Context(), WipeRequest{})
 		must(t, err)
 		if r := <-done; r.ExitCode != -1 {
 			t.Errorf("%+v", r)
@@ -230,7 +230,7 @@ func TestWipeEndsStart(t *testing.T) {
 		}
 		return err
 	})
-	_, err := c.Wipe(t.Context())
+	_, err := c.Wipe(t.Context(), WipeRequest{})
 	must(t, err)
 	if err := <-done; err == nil {
 		t.Error("the start succeeded")

@@ -154,6 +154,13 @@ type Baseline struct {
 	Mounts    []string `json:"mounts"`    // "target fstype options"
 }
 
+// WipeRequest ends everything but the agent (POST /v1/wipe).
+type WipeRequest struct {
+	// Kindly lets servers end by their stop signals first, as long as
+	// Options.StopTimeout, because their data are kept.
+	Kindly bool `json:"kindly,omitempty"`
+}
+
 // WipeResult is the answer to POST /v1/wipe: what was there and is gone.
 type WipeResult struct {
 	Killed      int      `json:"killed"`

@@ -110,9 +110,9 @@ func (c *Client) Run(ctx context.Context, p Program) (r Result, err error) {
 }
 
 // Wipe ends everything but the agent.
-func (c *Client) Wipe(ctx context.Context) (r WipeResult, err error) {
-	err = c.call(ctx, "POST", "/v1/wipe", struct{}{}, &r)
-	return r, err
+func (c *Client) Wipe(ctx context.Context, r WipeRequest) (done WipeResult, err error) {
+	err = c.call(ctx, "POST", "/v1/wipe", r, &done)
+	return done, err
 }
 
 // OpenDoors lets tenants in.

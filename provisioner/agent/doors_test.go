@@ -83,7 +83,7 @@ func TestDoorOpensAndCloses(t *testing.T) {
 	must(t, err)
 	defer conn.Close()
 	roundTrip(t, conn, "x")
-	w, err := c.Wipe(t.Context())
+	w, err := c.Wipe(t.Context(), WipeRequest{})
 	must(t, err)
 	if w.Connections != 1 {
 		t.Errorf("wipe %+v", w)

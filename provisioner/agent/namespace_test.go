@@ -267,7 +267,7 @@ func TestMemberWipe(t *testing.T) {
 			t.Errorf("processes %q", b.Processes)
 		}
 		begin := time.Now()
-		w, err := m.Wipe(t.Context())
+		w, err := m.Wipe(t.Context(), WipeRequest{})
 		must(t, err)
 		t.Logf("wiped %+v in %s", w, time.Since(begin))
 		if w.Killed < 6 || len(w.IPC) < 12 {
@@ -307,7 +307,7 @@ func TestMemberDoor(t *testing.T) {
 	roundTrip(t, conn, "through namespaces")
 	must(t, syscall.Kill(m.pid, syscall.SIGQUIT)) // ignored
 	roundTrip(t, conn, "still there")
-	_, err = m.Wipe(t.Context())
+	_, err = m.Wipe(t.Context(), WipeRequest{})
 	must(t, err)
 	if _, err := net.Dial("tcp", conn.RemoteAddr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("dial after the wipe: %v", err)
@@ -316,7 +316,7 @@ func TestMemberDoor(t *testing.T) {
 
 func TestMemberWithoutQueueMount(t *testing.T) {
 	m := serveMember(t, "no-mqueue")
-	if _, err := m.Wipe(t.Context()); err == nil || !strings.Contains(err.Error(), "mount mqueue") {
+	if _, err := m.Wipe(t.Context(), WipeRequest{}); err == nil || !strings.Contains(err.Error(), "mount mqueue") {
 		t.Errorf("queues could hide: %v", err)
 	}
 	if s, err := m.State(t.Context()); err != nil || s.Phase != Failed {

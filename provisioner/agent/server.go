@@ -49,10 +49,10 @@ func (a *Agent) Handler() http.Handler {
 		answer(w, result, err)
 	})
 	mux.HandleFunc("POST /v1/wipe", func(w http.ResponseWriter, r *http.Request) {
-		_, err := decode[struct{}](w, r)
+		req, err := decode[WipeRequest](w, r)
 		var result WipeResult
 		if err == nil {
-			result, err = a.Wipe(r.Context())
+			result, err = a.Wipe(r.Context(), req)
 		}
 		answer(w, result, err)
 	})

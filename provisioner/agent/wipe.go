@@ -16,10 +16,18 @@ const killTimeout = 10 * time.Second
 // left outside of the file systems, and the agent is idle. An idle agent may be
 // wiped too. After an error the phase is failed, and no Start is accepted before
 // a Wipe that succeeds.
-func (a *Agent) Wipe(ctx context.Context) (WipeResult, error) {
+func (a *Agent) Wipe(ctx context.Context, r WipeRequest) (WipeResult, error) {
 	a.mu.Lock()
 	a.wiping++
+	g := a.generation
 	a.mu.Unlock()
+	if r.Kindly && g != nil {
+		_, _ = a.doors.close() // again below, where it counts
+		g.cancel(errors.New("the member is being stopped"))
+		bounded, cancel := context.WithTimeout(ctx, a.opts.StopTimeout)
+		g.stop(bounded)
+		cancel()
+	}
 	defer func() {
 		a.mu.Lock()
 		a.wiping--

@@ -31,6 +31,7 @@ func RunLife(t *testing.T, factory func(t *testing.T) Subject) {
 		{"two groups do not meet", twoGroups},
 		{"close is repeatable", closeTwice},
 		{"cancelled create can be closed", cancelledCreate},
+		{"inspection", inspection},
 	} {
 		t.Run(check.name, func(t *testing.T) { check.run(t, factory(t)) })
 	}
@@ -257,6 +258,50 @@ func cancelledCreate(t *testing.T, s Subject) {
 	}
 	_, o := s.create(t, "a1")
 	complete(t, s, o, 1)
+}
+
+// inspection is for back ends that can be looked into.
+func inspection(t *testing.T, s Subject) {
+	inspector, can := s.Backend.(provisioner.Inspector)
+	if !can {
+		t.Skip("the back end has no inspections")
+	}
+	ctx := within(t)
+	if _, err := inspector.Inspect(ctx, "none"); !errors.Is(err, provisioner.ErrNoGroup) {
+		t.Errorf("inspection of nothing: %v", err)
+	}
+	g, o := s.create(t, "a1")
+	seen, err := inspector.Inspect(ctx, g.ID)
+	ok(t, "inspect", err)
+	if len(seen.Members) != len(o.Members) {
+		t.Fatalf("%d members, want %d", len(seen.Members), len(o.Members))
+	}
+	names := map[string]bool{}
+	for i, m := range seen.Members {
+		if m.ID != o.Members[i].ID || m.Role != o.Members[i].Role || !m.Healthy || names[m.Name] || m.Name == "" || len(m.Log) > provisioner.MaxLogTail {
+			t.Errorf("member %+v was created as %+v", m, o.Members[i])
+		}
+		names[m.Name] = true
+		for what, u := range map[string]provisioner.Usage{"memory": m.Memory, "disk": m.Disk, "CPU": m.CPU} {
+			if u.Used < 0 || u.Limit <= 0 {
+				t.Errorf("%s of %s: %+v", what, m.Name, u)
+			}
+		}
+	}
+	again, there := s.find(t, g.ID)
+	if !there {
+		t.Fatal("the group is gone")
+	}
+	sameMembers(t, "after inspection", o, again)
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := inspector.Inspect(cancelled, g.ID); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled inspection: %v", err)
+	}
+	ok(t, "close", s.Backend.Close(ctx, g.ID))
+	if _, err := inspector.Inspect(ctx, g.ID); !errors.Is(err, provisioner.ErrNoGroup) {
+		t.Errorf("inspection of a closed group: %v", err)
+	}
 }
 
 func errorOf(_ map[string]string, err error) error { return err }

@@ -31,7 +31,10 @@ type Memory struct {
 	pid, port  int
 }
 
-var _ provisioner.Backend = (*Memory)(nil)
+var (
+	_ provisioner.Backend   = (*Memory)(nil)
+	_ provisioner.Inspector = (*Memory)(nil)
+)
 
 // Call is one call of a method that concerns one group.
 type Call struct {
@@ -262,6 +265,31 @@ func (m *Memory) List(ctx context.Context) ([]provisioner.Observation, error) {
 	return out, nil
 }
 
+// Inspect implements provisioner.Inspector, with the same numbers always.
+func (m *Memory) Inspect(ctx context.Context, id string) (provisioner.Inspection, error) {
+	if err := ctx.Err(); err != nil {
+		return provisioner.Inspection{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.groups[id]
+	if g == nil {
+		return provisioner.Inspection{}, provisioner.ErrNoGroup
+	}
+	var out provisioner.Inspection
+	for i, member := range g.o.Members {
+		name := fmt.Sprintf("%s-%d", member.Role, i)
+		seen := provisioner.MemberInspection{MemberObservation: member, Name: name,
+			Memory: provisioner.Usage{Used: 48 << 20, Limit: 64 << 20}, Disk: provisioner.Usage{Used: 10 << 20, Limit: 64 << 20},
+			CPU: provisioner.Usage{Used: 250, Limit: 1000}, Log: "ready"}
+		if !member.Healthy {
+			seen.Memory.Used, seen.Disk.Used, seen.CPU.Used, seen.Log = -1, -1, -1, ""
+		}
+		out.Members = append(out.Members, seen)
+	}
+	return out, nil
+}
+
 // Publish implements provisioner.Backend.
 func (m *Memory) Publish(ctx context.Context, g provisioner.Group) error {
 	return m.tenancy(ctx, Call{Method: "publish", Group: g.ID, Generation: g.Generation}, func(have *memoryGroup) { have.published = true })
@@ -270,6 +298,23 @@ func (m *Memory) Publish(ctx context.Context, g provisioner.Group) error {
 // Cutoff implements provisioner.Backend.
 func (m *Memory) Cutoff(ctx context.Context, id string) error {
 	return m.tenancy(ctx, Call{Method: "cutoff", Group: id}, func(have *memoryGroup) { have.published = false })
+}
+
+// Change implements provisioner.Tenancy.
+func (m *Memory) Change(ctx context.Context, g provisioner.Group) (provisioner.Observation, error) {
+	leave, err := m.enter(ctx, Call{Method: "change", Group: g.ID, Generation: g.Generation}, true)
+	defer leave()
+	if err != nil {
+		return provisioner.Observation{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	have := m.groups[g.ID]
+	if have == nil {
+		return provisioner.Observation{}, provisioner.ErrNoGroup
+	}
+	have.published = true
+	return have.see(), nil
 }
 
 // Program implements provisioner.Backend. It only notes the call.

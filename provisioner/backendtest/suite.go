@@ -44,5 +44,6 @@ func Run(t *testing.T, f Factory) {
 	})
 	t.Run("Canaries", func(t *testing.T) { RunCanaries(t, f) })
 	t.Run("Members", func(t *testing.T) { RunMembers(t, f) })
+	t.Run("Change", func(t *testing.T) { RunChange(t, f) })
 	t.Run("Root", func(t *testing.T) { RunRoot(t, f) })
 }

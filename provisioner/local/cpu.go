@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/remuda/remuda/catalog"
 )
 
 // A member's CPU limit is for its servers. The thread that copies what goes
@@ -93,7 +95,40 @@ func findThread(pid int, name string) (tid string, err error) {
 
 func writeCgroup(file, value string) error {
 	if err := os.WriteFile(file, []byte(value), 0); err != nil {
-		return fmt.Errorf("set CPU limit: %w", err)
+		return fmt.Errorf("set limit: %w", err)
 	}
 	return nil
+}
+
+// setLimits gives a member other limits but that of the CPU, which setCPU does.
+// Whether memory or memory with swap has to come first depends on which way it
+// goes.
+func setLimits(cgroup string, size catalog.Size) error {
+	memory, shares := strconv.FormatInt(int64(size.Memory), 10), max(2, int(size.CPU*1024))
+	if unified() {
+		// The conversion is runc's: [2, 262144] to [1, 10000].
+		weight := 1 + (uint64(shares-2)*9999)/262142
+		return errors.Join(
+			writeCgroup(filepath.Join(cgroupRoot, cgroup, "memory.max"), memory),
+			writeCgroup(filepath.Join(cgroupRoot, cgroup, "cpu.weight"), strconv.FormatUint(weight, 10)),
+		)
+	}
+	dir := filepath.Join(cgroupRoot, "memory", cgroup)
+	files := []string{filepath.Join(dir, "memory.limit_in_bytes")}
+	if swapAccounted() {
+		files = append(files, filepath.Join(dir, "memory.memsw.limit_in_bytes"))
+	}
+	var first error
+	for range 2 { // the one that is refused at first is accepted behind the other
+		first = nil
+		for _, file := range files {
+			if err := writeCgroup(file, memory); err != nil && first == nil {
+				first = err
+			}
+		}
+		if first == nil {
+			break
+		}
+	}
+	return errors.Join(first, writeCgroup(filepath.Join(cgroupRoot, "cpu", cgroup, "cpu.shares"), strconv.Itoa(shares)))
 }

@@ -93,7 +93,7 @@ func (m *member) discardOlder(generation int) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range disks {
+	for _, f := range append(disks, m.changedDisk(), m.formerDisk()) {
 		if f == m.disk(generation) {
 			continue
 		}

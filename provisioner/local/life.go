@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/agent"
 )
 
 // newRecord writes down that the group is about to exist.
@@ -154,7 +155,7 @@ func (m *member) wipe(ctx context.Context, generation int) error {
 	defer cancel()
 	var g errgroup.Group
 	g.Go(func() error { return m.prepareDisk(ctx) })
-	if _, err := m.client.Wipe(bounded); err != nil {
+	if _, err := m.client.Wipe(bounded, agent.WipeRequest{}); err != nil {
 		_ = g.Wait()
 		return fmt.Errorf("wipe %s: %w", m.id(), err)
 	}
@@ -186,13 +187,22 @@ func (b *Backend) Repair(ctx context.Context, g provisioner.Group) (provisioner.
 	if len(g.Endpoints) == 0 {
 		g.Endpoints = r.snapshot().Endpoints
 	}
+	if err := b.bringBack(ctx, r, members, g); err != nil {
+		return none, err
+	}
+	return b.observe(ctx, r), nil
+}
+
+// bringBack starts members that are dead or unwell in new containers with their
+// data, and publishes the group.
+func (b *Backend) bringBack(ctx context.Context, r *record, members []*member, g provisioner.Group) error {
 	var sick []*member
 	for i, mo := range b.observe(ctx, r).Members {
 		if !mo.Healthy {
 			sick = append(sick, members[i])
 		}
 	}
-	err = each(ctx, sick, func(ctx context.Context, m *member) error {
+	err := each(ctx, sick, func(ctx context.Context, m *member) error {
 		if _, err := os.Stat(m.disk(g.Generation)); err != nil {
 			return fmt.Errorf("the data of %s: %w", m.id(), err)
 		}
@@ -205,19 +215,16 @@ func (b *Backend) Repair(ctx context.Context, g provisioner.Group) (provisioner.
 		return mountGeneration(m.record().PID, m.disk(g.Generation), m.places)
 	})
 	if err != nil {
-		return none, err
+		return err
 	}
 	if err := connectMembers(pids(withNetwork(members))); err != nil {
-		return none, err
+		return err
 	}
 	err = each(ctx, sick, func(ctx context.Context, m *member) error { return m.start(ctx, g.Generation, g.Endpoints) })
 	if err != nil {
-		return none, err
+		return err
 	}
-	if err := b.Publish(ctx, g); err != nil {
-		return none, err
-	}
-	return b.observe(ctx, r), nil
+	return b.Publish(ctx, g)
 }
 
 // each runs fn on every member in parallel and returns the first error.

@@ -20,6 +20,7 @@ const (
 	agentBound = 10 * time.Second // for a new agent to answer
 	startBound = 60 * time.Second // for a member's servers to serve
 	wipeBound  = 20 * time.Second
+	haltBound  = 30 * time.Second // for servers to end by themselves
 )
 
 // member is everything needed to work on one container of a group.
@@ -37,7 +38,13 @@ type member struct {
 
 // members prepares the group's members for work, the leader first.
 func (b *Backend) members(r *record) ([]*member, error) {
+	return b.membersOf(r, r.snapshot().Definition)
+}
+
+// membersOf prepares them as another definition has them.
+func (b *Backend) membersOf(r *record, d provisioner.Definition) ([]*member, error) {
 	rec := r.snapshot()
+	rec.Definition = d
 	rootfs := image.Root(b.opts.ImageDir, rec.Definition.Image)
 	users, err := b.usersOf(rootfs)
 	if err != nil {

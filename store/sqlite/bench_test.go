@@ -48,11 +48,19 @@ func provision(ctx context.Context, s store.Store, id string) error {
 		if err != nil {
 			return err
 		}
-		return tx.Instances().Put(store.Instance{
+		inst := store.Instance{
 			ID: id, ServiceID: "5f0a3a0e-3a3c-4d47-9f3b-1f8f8a6f7a11", PlanID: "0a5b9c1e-7a3f-4a91-8d2e-6f0c5d0b2c22",
 			Fingerprint: fingerprint, State: store.InstanceReady, GroupID: g.ID, OrgGUID: "org", SpaceGUID: "space",
 			Context: []byte(`{"platform":"cloudfoundry"}`), Digest: fingerprint, CreatedAt: now,
+		}
+		if err := tx.Instances().Put(inst); err != nil {
+			return err
+		}
+		_, err = tx.Audit().Append(store.AuditRecord{
+			Time: now, RequestID: "9f86d081-884c-7d65", User: "broker", Address: "10.0.0.1", Operation: string(store.OpProvision),
+			InstanceID: id, ServiceID: inst.ServiceID, PlanID: inst.PlanID, Status: 201, Result: "created",
 		})
+		return err
 	})
 }
 

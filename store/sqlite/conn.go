@@ -13,8 +13,15 @@ import (
 // at a time. Statements run without the caller's context: a half-run one would
 // end the transaction of others.
 type conn struct {
-	c        *sql.Conn
-	prepared map[string]*sql.Stmt
+	c         *sql.Conn
+	prepared  map[string]*sql.Stmt
+	auditHead *store.AuditRecord // the last one written through this connection; nil when that is not known
+}
+
+// undo runs a statement that takes writes back.
+func (c *conn) undo(query string) error {
+	c.auditHead = nil
+	return c.run(query)
 }
 
 func newConn(ctx context.Context, db *sql.DB) (*conn, error) {

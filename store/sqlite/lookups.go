@@ -76,6 +76,25 @@ func (t instanceTable) Page(after string, limit int) ([]store.Instance, error) {
 	return t.all("SELECT body FROM instances WHERE id > ? ORDER BY id LIMIT ?", after, max(limit, 0))
 }
 
+const countIn = "SELECT coalesce(sum(n), 0) FROM instance_counts WHERE "
+
+func (t instanceTable) CountIn(s store.InstanceScope) (int, error) {
+	where, args := "level = 0 AND org = '' AND space = ''", []any(nil)
+	if s.OrgGUID != "" {
+		where, args = "level = 1 AND org = ?", []any{s.OrgGUID}
+		if s.SpaceGUID != "" {
+			where, args = where+" AND space = ?", append(args, s.SpaceGUID)
+		}
+	}
+	if s.ServiceID != "" {
+		where, args = where+" AND service_id = ?", append(args, s.ServiceID)
+		if s.PlanID != "" {
+			where, args = where+" AND plan_id = ?", append(args, s.PlanID)
+		}
+	}
+	return t.number(countIn+where, args...)
+}
+
 type bindingTable struct{ table[store.Binding] }
 
 func (t bindingTable) Of(instanceID string) ([]store.Binding, error) {
@@ -84,6 +103,11 @@ func (t bindingTable) Of(instanceID string) ([]store.Binding, error) {
 
 func (t bindingTable) InState(s store.BindingState) ([]store.Binding, error) {
 	return t.inState(string(s))
+}
+
+func (t bindingTable) Expiring(before time.Time, limit int) ([]store.Binding, error) {
+	return t.all("SELECT body FROM bindings WHERE expires > 0 AND expires < ? AND state = 'ready' ORDER BY expires, id LIMIT ?",
+		nanos(before), max(limit, 0))
 }
 
 type operationTable struct{ table[store.Operation] }

@@ -2,10 +2,13 @@ package sqlite
 
 import (
 	"database/sql"
+	"encoding/json"
 	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/remuda/remuda/store"
 )
 
 func TestRefusesNewerSchema(t *testing.T) {
@@ -82,10 +85,16 @@ func TestLookupsUseIndexes(t *testing.T) {
 		"SELECT body FROM instances WHERE " + waiting + " ORDER BY created, id LIMIT ?":                                "instances_waiting",
 		"SELECT count(*) FROM instances WHERE " + waiting:                                                              "instances_waiting",
 		"SELECT body FROM instances WHERE state = ? AND state <> 'ready' ORDER BY created, id":                         "instances_unready",
+		countIn + "level = 1 AND org = ? AND service_id = ?":                                                           "PRIMARY KEY (level=? AND org=?)",
+		countIn + "level = 1 AND org = ? AND space = ?":                                                                "PRIMARY KEY (level=? AND org=? AND space=?)",
+		countIn + "level = 0 AND org = '' AND space = '' AND service_id = ? AND plan_id = ?":                           "PRIMARY KEY (level=? AND org=? AND space=? AND service_id=? AND plan_id=?)",
 		"SELECT body FROM bindings WHERE instance_id = ? ORDER BY created, id":                                         "bindings_instance",
 		"SELECT body FROM operations WHERE instance_id = ? AND binding_id = ? ORDER BY started DESC, seq DESC LIMIT 1": "operations_subject",
 		"SELECT body FROM operations WHERE state = 'in progress' ORDER BY started, seq":                                "operations_running",
-		"DELETE FROM operations WHERE state <> 'in progress' AND finished < ?":                                         "operations_finished",
+		auditPage:   "PRIMARY KEY (rowid<?)",
+		auditOf:     "audit_instance",
+		auditRemove: "PRIMARY KEY (rowid=?)",
+		"DELETE FROM operations WHERE state <> 'in progress' AND finished < ?": "operations_finished",
 	} {
 		rows, err := c.c.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)
 		if err != nil {
@@ -104,5 +113,67 @@ func TestLookupsUseIndexes(t *testing.T) {
 		if !strings.Contains(plan, index) || strings.Contains(plan, "SCAN groups;") || strings.Contains(plan, "TEMP B-TREE") {
 			t.Errorf("%s\n plan: %s", query, plan)
 		}
+	}
+}
+
+// TestMigrationCountsWhatIsThere: instances of an older schema are counted too.
+func TestMigrationCountsWhatIsThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := readMigrations(migrations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ExecContext(t.Context(), "CREATE TABLE schema_version (version INTEGER NOT NULL)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := all[0].apply(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []store.Instance{{ID: "a", ServiceID: "s", PlanID: "p", OrgGUID: "o", SpaceGUID: "x"}, {ID: "b", ServiceID: "s", PlanID: "q"}} {
+		body, _ := json.Marshal(i)
+		if _, err := c.ExecContext(t.Context(), "INSERT INTO instances (id, fingerprint, state, group_id, created, body) VALUES (?, '', 'ready', '', 0, ?)", i.ID, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Close()
+	db.Close()
+	s, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	err = s.View(t.Context(), func(tx store.Tx) error {
+		for scope, want := range map[store.InstanceScope]int{{}: 2, {ServiceID: "s"}: 2, {OrgGUID: "o", SpaceGUID: "x", ServiceID: "s", PlanID: "p"}: 1, {OrgGUID: "o"}: 1} {
+			if n, err := tx.Instances().CountIn(scope); err != nil || n != want {
+				t.Errorf("%+v: %d, %v", scope, n, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAuditCannotBeChanged(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	err = s.Update(t.Context(), func(tx store.Tx) error { _, err := tx.Audit().Append(store.AuditRecord{}); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.db.Exec("UPDATE audit SET time = 1"); err == nil || !strings.Contains(err.Error(), "never changed") {
+		t.Errorf("changed: %v", err)
 	}
 }

@@ -42,13 +42,13 @@ var (
 		func(g store.Group) []any {
 			return []any{g.ID, g.Fingerprint, string(g.State), nanos(g.Since), nanos(g.CreatedAt)}
 		})
-	instances = newLayout("instances", []string{"id", "fingerprint", "state", "group_id", "created"},
+	instances = newLayout("instances", []string{"id", "fingerprint", "state", "group_id", "created", "service_id", "plan_id", "org", "space"},
 		func(i store.Instance) []any {
-			return []any{i.ID, i.Fingerprint, string(i.State), i.GroupID, nanos(i.CreatedAt)}
+			return []any{i.ID, i.Fingerprint, string(i.State), i.GroupID, nanos(i.CreatedAt), i.ServiceID, i.PlanID, i.OrgGUID, i.SpaceGUID}
 		})
-	bindings = newLayout("bindings", []string{"id", "instance_id", "state", "created"},
+	bindings = newLayout("bindings", []string{"id", "instance_id", "state", "created", "expires"},
 		func(b store.Binding) []any {
-			return []any{b.ID, b.InstanceID, string(b.State), nanos(b.CreatedAt)}
+			return []any{b.ID, b.InstanceID, string(b.State), nanos(b.CreatedAt), nanos(b.ExpiresAt)}
 		})
 	operations = newLayout("operations", []string{"id", "instance_id", "binding_id", "state", "started", "finished"},
 		func(o store.Operation) []any {

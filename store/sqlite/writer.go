@@ -141,7 +141,7 @@ func (s *Store) batch(c *conn, r *request) {
 		err = c.run("COMMIT")
 	}
 	if err != nil {
-		c.run("ROLLBACK") //nolint:errcheck // SQLite may have rolled back itself
+		c.undo("ROLLBACK") //nolint:errcheck // SQLite may have rolled back itself
 		err = fmt.Errorf("%w: commit: %w", store.ErrUnavailable, err)
 	}
 	for _, k := range kept {
@@ -186,7 +186,7 @@ func turn(c *conn, r *request) (keep bool, err error) {
 		return true, err
 	}
 	if t.wrote {
-		err = c.run("ROLLBACK TO closure")
+		err = c.undo("ROLLBACK TO closure")
 		if err == nil {
 			err = c.run("RELEASE closure")
 		}

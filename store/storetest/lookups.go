@@ -147,6 +147,61 @@ func pages(t *testing.T, s store.Store) {
 	})
 }
 
+// instanceCounts: CountIn agrees with List whatever was done, also what was
+// undone.
+func instanceCounts(t *testing.T, s store.Store) {
+	i := func(id, org, space, service, plan string) store.Instance {
+		return store.Instance{ID: id, OrgGUID: org, SpaceGUID: space, ServiceID: service, PlanID: plan, State: store.InstanceReady, CreatedAt: at(1)}
+	}
+	any := func(want, have string) bool { return want == "" || want == have }
+	check := func(when string) {
+		t.Helper()
+		view(t, s, func(tx store.Tx) error {
+			all, err := tx.Instances().List()
+			for _, scope := range []store.InstanceScope{
+				{}, {ServiceID: "s"}, {ServiceID: "s", PlanID: "p"}, {ServiceID: "s", PlanID: "q"}, {ServiceID: "none"},
+				{OrgGUID: "o"}, {OrgGUID: "o2"}, {OrgGUID: "o", ServiceID: "s"}, {OrgGUID: "o", ServiceID: "s", PlanID: "p"},
+				{OrgGUID: "o", SpaceGUID: "x"}, {OrgGUID: "o2", SpaceGUID: "x"}, {OrgGUID: "o", SpaceGUID: "x", ServiceID: "s", PlanID: "p"},
+			} {
+				want := 0
+				for _, inst := range all {
+					if any(scope.OrgGUID, inst.OrgGUID) && any(scope.SpaceGUID, inst.SpaceGUID) && any(scope.ServiceID, inst.ServiceID) && any(scope.PlanID, inst.PlanID) {
+						want++
+					}
+				}
+				n, countErr := tx.Instances().CountIn(scope)
+				same(t, fmt.Sprintf("%s: %+v", when, scope), n, want, first(err, countErr))
+			}
+			return nil
+		})
+	}
+	check("empty")
+	update(t, s, func(tx store.Tx) error {
+		return first(
+			tx.Instances().Put(i("1", "o", "x", "s", "p")), tx.Instances().Put(i("2", "o", "x", "s", "p")),
+			tx.Instances().Put(i("3", "o", "y", "s", "q")), tx.Instances().Put(i("4", "o2", "x", "s2", "p2")),
+			tx.Instances().Put(i("5", "", "", "s", "p")),
+		)
+	})
+	check("put")
+	update(t, s, func(tx store.Tx) error {
+		failed := i("1", "o", "x", "s", "p")
+		failed.State = store.InstanceFailed
+		return tx.Instances().Put(failed)
+	})
+	check("failed")
+	update(t, s, func(tx store.Tx) error { return tx.Instances().Put(i("2", "o", "x", "s", "q")) })
+	check("another plan")
+	update(t, s, func(tx store.Tx) error { return first(tx.Instances().Delete("3"), tx.Instances().Delete("4")) })
+	check("deleted")
+	_ = s.Update(t.Context(), func(tx store.Tx) error {
+		return first(tx.Instances().Delete("1"), tx.Instances().Put(i("9", "o", "x", "s", "p")), fmt.Errorf("no"))
+	})
+	check("undone")
+	update(t, s, func(tx store.Tx) error { return tx.Instances().Put(i("4", "o2", "x", "s", "p")) })
+	check("made again")
+}
+
 func operation(id, instance, binding string, st store.OperationState, started int) store.Operation {
 	return store.Operation{ID: id, Kind: store.OpProvision, State: st, InstanceID: instance, BindingID: binding, StartedAt: at(started)}
 }

@@ -34,6 +34,7 @@ func Run(t *testing.T, f Factory) {
 		"claim order":         claimOrder,
 		"claims exclude":      claimsExclude,
 		"counters add up":     countersAddUp,
+		"instance counts":     instanceCounts,
 		"lost updates":        lostUpdates,
 		"cancellation":        cancellation,
 		"panic":               panics,
@@ -43,6 +44,9 @@ func Run(t *testing.T, f Factory) {
 		"pages":               pages,
 		"latest operation":    latest,
 		"old operations":      oldOperations,
+		"audit":               audit,
+		"audit chain":         auditChain,
+		"old audit":           oldAudit,
 		"closed":              closed,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -66,6 +70,7 @@ func RunReopen(t *testing.T, f Reopenable) {
 			tx.Instances().Put(store.Instance{ID: "i", Fingerprint: "f", State: store.InstanceCreating, CreatedAt: at(1)}),
 			tx.Bindings().Put(store.Binding{ID: "b", InstanceID: "i", State: store.BindingCreating, Sealed: []byte{0, 1, 255}, CreatedAt: at(1)}),
 			tx.Operations().Put(o),
+			errorOf(tx.Audit().Append(auditRecord("i", 1))),
 		)
 	})
 	for range 3 {
@@ -86,6 +91,8 @@ func RunReopen(t *testing.T, f Reopenable) {
 			same(t, "sealed", b.Sealed, []byte{0, 1, 255}, err)
 			last, err := tx.Operations().Latest("i", "b")
 			same(t, "operation", last, o, err)
+			audit, err := tx.Audit().Page(store.AuditQuery{Limit: 5})
+			same(t, "audit", seqs(audit), []int64{1}, err)
 			return nil
 		})
 	}
@@ -124,3 +131,5 @@ func first(errs ...error) error {
 	}
 	return nil
 }
+
+func errorOf[T any](_ T, err error) error { return err }
