@@ -757,3 +757,40 @@ func TestGatewayLives(t *testing.T) {
 	}
 	g.reused(group)
 }
+
+// A change of the plan keeps URLs and routes; a successor has its predecessor's
+// route and parameters, under a URL of its own.
+func TestGatewayChanges(t *testing.T) {
+	g := newGateway(t)
+	g.instance("shop")
+	app := g.net.serve(ok)
+	url := g.route("shop", "old", app, map[string]any{"allow": []string{"198.51.100.0/24"}})
+	check := func(what, url string, inside int) {
+		t.Helper()
+		through(t, url, "http://"+app+"/", "X-Forwarded-For", "198.51.100.1").want(t, what, inside)
+		if inside == 200 {
+			through(t, url, "http://"+app+"/", "X-Forwarded-For", "203.0.113.1").want(t, what+", a client from elsewhere", 403)
+		}
+	}
+	check("before", url, 200)
+	group := g.groupOf("shop")
+	medium := g.host.plan("gateway", "medium")
+	g.want("change to medium", g.patch("shop", g.plan, map[string]any{"plan_id": medium.plan}), 200)
+	check("after the change", url, 200)
+	if now := g.groupOf("shop"); now.Members[0].PID != group.Members[0].PID || now.Members[1].PID != group.Members[1].PID {
+		t.Errorf("members were %+v, are %+v", group.Members, now.Members)
+	}
+	a := g.call("PUT", bindingPath("shop", "new"), map[string]any{"predecessor_binding_id": "old"})
+	g.want("rotation", a, 201)
+	successor, _ := a.body["route_service_url"].(string)
+	if successor == url {
+		t.Error("the successor has its predecessor's URL")
+	}
+	check("the predecessor", url, 200)
+	check("the successor", successor, 200)
+	g.want("delete the predecessor", g.unbind("shop", "old", medium), 200)
+	check("the predecessor when it is deleted", url, 404)
+	check("the successor then", successor, 200)
+	g.want("deprovision", g.deprovision("shop", medium), 200)
+	g.reused(group)
+}

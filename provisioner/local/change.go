@@ -30,7 +30,7 @@ type change struct {
 // Change implements provisioner.Tenancy. Everything that can be said beforehand
 // is checked while the servers run. Then they are stopped kindly, and each disk
 // is replaced by a resized copy of it. The containers stay, unless their root file
-// system or their capabilities are other ones now.
+// system, their capabilities or their kind of network are other ones now.
 func (b *Backend) Change(ctx context.Context, g provisioner.Group) (provisioner.Observation, error) {
 	var none provisioner.Observation
 	r, err := b.record(g.ID)
@@ -196,7 +196,7 @@ func (c *change) replaces() bool {
 		return true
 	}
 	for i, m := range c.next {
-		if !slices.Equal(m.Role.Capabilities, c.old[i].Role.Capabilities) || !m.record().alive() {
+		if !slices.Equal(m.Role.Capabilities, c.old[i].Role.Capabilities) || isEgress(m.Member) != isEgress(c.old[i].Member) || !m.record().alive() {
 			return true
 		}
 	}

@@ -82,7 +82,7 @@ func (b *Backend) openEgress(ctx context.Context, members []*member) error {
 		return fmt.Errorf("ask %s for its door: %w", m.id(), err)
 	}
 	leader := members[0].record()
-	if len(state.Doors) == 0 || state.Doors[0].Origin != leader.origin() {
+	if len(state.Doors) == 0 || state.Doors[0].Origin != leader.origin() || state.Doors[0].Port != m.Role.EgressPort {
 		var socket *os.File
 		err := inNamespaces(leader.PID, []string{"net"}, func() (err error) {
 			socket, err = bind(net.IPv4zero, m.Role.EgressPort, true)
