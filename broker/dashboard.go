@@ -128,7 +128,7 @@ func (b *Broker) details(tx store.Tx, id string) (Details, error) {
 	}
 	d.More = max(len(bindings)-maxShownBindings, 0)
 	for _, r := range bindings[d.More:] {
-		d.Bindings = append(d.Bindings, BindingDetails{ID: r.ID, State: r.State, AppGUID: r.AppGUID, CreatedAt: r.CreatedAt})
+		d.Bindings = append(d.Bindings, BindingDetails{ID: r.ID, State: r.State, AppGUID: r.AppGUID, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt})
 	}
 	history, err := tx.Audit().Page(store.AuditQuery{InstanceID: id, Since: d.Instance.CreatedAt.Add(-time.Minute), Limit: maxHistory})
 	if err != nil {

@@ -99,7 +99,9 @@ func TestDashboardOfARealInstance(t *testing.T) {
 	if err := json.NewDecoder(res.Body).Decode(&made); err != nil {
 		t.Fatal(err)
 	}
-	var bound struct{ Credentials struct{ Username, Password string } }
+	var bound struct {
+		Credentials struct{ Username, Password string }
+	}
 	res = do("PUT", "/v2/service_instances/a/service_bindings/b1", `{`+ids+`}`, 201)
 	if err := json.NewDecoder(res.Body).Decode(&bound); err != nil || bound.Credentials.Password == "" {
 		t.Fatal(bound, err)
