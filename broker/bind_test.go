@@ -18,8 +18,9 @@ import (
 
 func TestBind(t *testing.T) {
 	f := brokertest.New(t, nil)
-	groups := f.Pool.Warm(t, 2)
+	groups := f.Pool.Warm(t, 1)
 	provision(t, f, "a")
+	f.Pool.Warm(t, 1)
 	provision(t, f, "z")
 	r := bindRequest("a", "b")
 	r.Parameters, r.AppGUID = json.RawMessage(`{"readonly":true}`), "app"
@@ -93,8 +94,9 @@ func TestBind(t *testing.T) {
 
 func TestUnbind(t *testing.T) {
 	f := brokertest.New(t, nil)
-	groups := f.Pool.Warm(t, 2)
+	groups := f.Pool.Warm(t, 1)
 	provision(t, f, "a")
+	f.Pool.Warm(t, 1)
 	provision(t, f, "z")
 	one, two := bind(t, f, "a", "b1"), bind(t, f, "a", "b2")
 	if one == two {
