@@ -236,3 +236,63 @@ func (h *host) compare() error {
 	}
 	return nil
 }
+
+// TestKillDuringUpdate kills the broker at every persisted step of a plan change,
+// there and back. The next broker finishes what was begun, and the tenant's data,
+// login and address are there whatever happened.
+func TestKillDuringUpdate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes half a minute; run without -short")
+	}
+	h := newHost(t, buildCrashing(t), "offerings: [redis]\npools: {default: {floor: 0, keep: 0s}}")
+	h.start()
+	plans := []plan{h.plan("redis", "small"), h.plan("redis", "medium")}
+	now := 0
+	h.want("provision", h.provision("u", plans[now]), 202)
+	h.provisioned("u", plans[now])
+	c, res := h.bind("u", "b", plans[now])
+	h.want("bind", res, 201)
+	h.kill()
+	for step := 1; ; step++ {
+		if step > 60 {
+			t.Fatal("an update has more than 60 steps")
+		}
+		value := fmt.Sprint("before ", step)
+		next := 1 - now
+		killed := true
+		if h.start("REMUDA_CRASH_AT=" + strconv.Itoa(step)) {
+			_ = use("redis", c, value) // while the broker may be dying
+			killed = h.patch("u", plans[now], map[string]any{"plan_id": plans[next].plan}).status == 0
+		}
+		h.kill()
+		if !h.start() {
+			t.Fatal("the next broker does not start")
+		}
+		if err := find("redis", c, value); err != nil && !killed {
+			t.Errorf("step %d: %v", step, err)
+		}
+		eventually(t, 30*time.Second, func() error {
+			a := h.patch("u", plans[now], map[string]any{"plan_id": plans[next].plan})
+			if a.status != 200 {
+				return fmt.Errorf("the update again: %d %s", a.status, a.raw)
+			}
+			return nil
+		})
+		now = next
+		eventually(t, 10*time.Second, func() error { return use("redis", c, value) })
+		if g := h.groupOf("u"); len(h.groups()) != 1 || g.Plan != []string{"small", "medium"}[now] {
+			t.Errorf("step %d: groups are %+v", step, h.groups())
+		}
+		h.kill()
+		if t.Failed() {
+			t.Fatalf("at step %d", step)
+		}
+		if !killed {
+			t.Logf("an update has %d persisted steps", step-1)
+			break
+		}
+	}
+	h.start()
+	h.want("deprovision", h.deprovision("u", plans[now]), 200)
+	h.settled(time.Minute, 0)
+}
