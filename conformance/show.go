@@ -13,7 +13,7 @@ import (
 const hidden = "[hidden]"
 
 // shownLength is how much of a body a report has, in bytes.
-const shownLength = 400
+const shownLength = 600
 
 // secretWords are parts of field names whose values no report shows.
 var secretWords = []string{

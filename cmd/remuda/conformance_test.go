@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/xml"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -56,5 +58,25 @@ func TestConformance(t *testing.T) {
 				t.Error("a secret was printed")
 			}
 		})
+	}
+}
+
+// Ctrl-C ends the check, and what it made is deleted.
+func TestConformanceInterrupted(t *testing.T) {
+	t.Setenv("REMUDA_PASSWORD", brokerPassword)
+	broker := faulty.New(faulty.Options{Username: "admin", Password: brokerPassword, Async: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		broker.ServeHTTP(w, r)
+		if broker.Left() > 2 {
+			cancel()
+		}
+	}))
+	defer server.Close()
+	var stdout, stderr strings.Builder
+	code := run(ctx, []string{"conformance", "--username", "admin", "--url", server.URL}, &stdout, &stderr)
+	if code != 1 || broker.Left() != 0 || !strings.Contains(stdout.String(), "incomplete: the check was interrupted") {
+		t.Errorf("exit code %d, %d left: %s", code, broker.Left(), stderr.String())
 	}
 }
