@@ -32,11 +32,12 @@ It makes a few instances of one plan, with bindings, and deletes all again, also
 after failures and Ctrl-C. Their ids begin with "` + conformance.IDPrefix + `". Real instances can cost
 money: choose the plan with --service and --plan.
 
-Give the password in REMUDA_PASSWORD. What --password has can be seen by all users
-of the machine while the command runs. Neither it nor credentials are printed.
+Give the password in REMUDA_PASSWORD. What flags have, --password too, can be seen by
+all users of the machine while the command runs. No password, no credentials and no
+parameters that you give are printed.
 
-The exit code is 0 when no rule failed, 1 when one did
-or much could not be looked at, 2 for a wrong command line.`,
+The exit code is 0 when no rule failed, 1 when one did or much could not be looked
+at, 2 for a wrong command line.`,
 		Example: `  REMUDA_PASSWORD=... remuda conformance --url https://broker.example.com --username admin
   remuda conformance --url http://127.0.0.1:8080 --username admin --service mysql --plan small -o junit > report.xml`,
 		Args: cobra.NoArgs,
@@ -110,11 +111,14 @@ func loginFromEnvironment(cmd *cobra.Command, o *conformance.Options) {
 // stderr.
 func checkBroker(cmd *cobra.Command, o conformance.Options, write func(*conformance.Report, io.Writer) error) error {
 	ctx := cmd.Context()
-	defer context.AfterFunc(ctx, func() {
-		signal.Reset(os.Interrupt) // a second Ctrl-C does not wait for the clean-up
-		fmt.Fprintln(cmd.ErrOrStderr(), "interrupted; deleting what was made (Ctrl-C again leaves it)")
-	})()
-	o.Progress = func(area string) { fmt.Fprintf(cmd.ErrOrStderr(), "%s …\n", area) }
+	// A second Ctrl-C does not wait for the clean-up.
+	defer context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt) })()
+	o.Progress = func(area string) {
+		if ctx.Err() != nil {
+			area = "interrupted, " + area + " (Ctrl-C again leaves what was made)"
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s …\n", area)
+	}
 	report, err := conformance.Run(ctx, o)
 	if err != nil {
 		return usageError{err}
