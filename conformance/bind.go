@@ -113,7 +113,7 @@ func (s *suite) settleBinding(ctx context.Context, b *binding, x *exchange) {
 	switch {
 	case x.in(200, 410):
 		b.gone = true
-	case x.in(202):
+	case x.in(202) && s.mayWait():
 		b.gone = s.wait(ctx, polled{area: "poll-binding", path: b.path(), hints: b.of.hints(), first: x, deleting: true})
 	}
 }

@@ -77,7 +77,7 @@ func (s *suite) checkVolumes(x *exchange, v any) {
 		ok := text(m, "driver") != "" && text(m, "container_dir") != "" &&
 			(m["mode"] == "r" || m["mode"] == "rw") && m["device_type"] == "shared" &&
 			text(device, "volume_id") != "" && (!has || config == nil || isObject.is(config))
-		s.expect("binding.volume-mounts", ok, x, fmt.Sprintf("volume_mounts[%d] with all that is required", n), show(m))
+		s.expect("binding.volume-mounts", ok, x, fmt.Sprintf("volume_mounts[%d] with all that is required", n), s.show(m))
 	}
 }
 
@@ -90,7 +90,7 @@ func (s *suite) checkEndpoints(x *exchange, v any) {
 		protocol, has := e["protocol"]
 		ok := text(e, "host") != "" && len(ports) > 0 && !slices.ContainsFunc(ports, func(p any) bool { return !isPorts(p) }) &&
 			(!has || protocol == "tcp" || protocol == "udp" || protocol == "all")
-		s.expect("binding.endpoints", ok, x, fmt.Sprintf("endpoints[%d] with host and ports as strings", n), show(e))
+		s.expect("binding.endpoints", ok, x, fmt.Sprintf("endpoints[%d] with host and ports as strings", n), s.show(e))
 	}
 }
 

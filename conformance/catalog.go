@@ -64,6 +64,7 @@ func (s *suite) checkCatalog(ctx context.Context) bool {
 
 // skipAll says why nothing more is looked at.
 func (s *suite) skipAll(reason string) {
+	s.incomplete = reason
 	for _, id := range s.order {
 		s.skip(id, reason)
 	}
@@ -73,7 +74,7 @@ func (s *suite) checkOffering(x *exchange, at string, v any) {
 	o, _ := v.(obj)
 	s.checkTexts("catalog.offering-fields", x, at, o, "id", "name", "description")
 	_, ok := o["bindable"].(bool)
-	s.expect("catalog.bindable", ok, x, at+".bindable as a boolean", show(o["bindable"]))
+	s.expect("catalog.bindable", ok, x, at+".bindable as a boolean", s.show(o["bindable"]))
 	s.checkTypes("catalog.offering-types", x, at, o, map[string]kind{
 		"tags": isTexts, "requires": isTexts, "metadata": isObject, "instances_retrievable": isBool,
 		"bindings_retrievable": isBool, "allow_context_updates": isBool, "plan_updateable": isBool, "dashboard_client": isObject,
@@ -81,13 +82,13 @@ func (s *suite) checkOffering(x *exchange, at string, v any) {
 	requires, _ := o["requires"].([]any)
 	for _, r := range requires {
 		s.expect("catalog.requires", r == "syslog_drain" || r == "route_forwarding" || r == "volume_mount", x,
-			at+".requires with known values", show(r))
+			at+".requires with known values", s.show(r))
 	}
 	if client, ok := o["dashboard_client"].(obj); ok {
 		s.checkDashboardClient(x, at, client)
 	}
 	plans, ok := o["plans"].([]any)
-	s.expect("catalog.plans", ok && len(plans) > 0, x, at+".plans with at least one plan", show(o["plans"]))
+	s.expect("catalog.plans", ok && len(plans) > 0, x, at+".plans with at least one plan", s.show(o["plans"]))
 	offering := newOffering(o)
 	for i, p := range plans {
 		plan, _ := p.(obj)
@@ -118,12 +119,12 @@ func (s *suite) checkPlan(x *exchange, at string, p obj) {
 		n, ok := v.(json.Number)
 		seconds, err := n.Int64()
 		s.expect("catalog.maximum-polling-duration", ok && err == nil && seconds >= 0, x,
-			at+".maximum_polling_duration as a whole number", show(v))
+			at+".maximum_polling_duration as a whole number", s.show(v))
 	}
 	if info, ok := p["maintenance_info"].(obj); ok {
 		version, _ := info["version"].(string)
 		s.expect("catalog.maintenance-version", isSemver(version), x,
-			at+".maintenance_info.version as a semantic version", show(info["version"]))
+			at+".maintenance_info.version as a semantic version", s.show(info["version"]))
 	}
 	schemas, _ := p["schemas"].(obj)
 	s.checkSchemas(x, at, schemas)
@@ -140,7 +141,7 @@ func isSemver(version string) bool {
 func (s *suite) checkTexts(id string, x *exchange, at string, o obj, names ...string) {
 	for _, name := range names {
 		text, _ := o[name].(string)
-		s.expect(id, text != "", x, fmt.Sprintf("%s.%s as a non-empty string", at, name), show(o[name]))
+		s.expect(id, text != "", x, fmt.Sprintf("%s.%s as a non-empty string", at, name), s.show(o[name]))
 		s.expect("catalog.lengths", len([]rune(text)) <= 255, x, fmt.Sprintf("%s.%s with at most 255 characters", at, name),
 			fmt.Sprintf("%d characters", len([]rune(text))))
 		if name == "name" && text != "" {
@@ -172,11 +173,11 @@ func ids(x *exchange) []string {
 	services, _ := x.object()["services"].([]any)
 	for _, v := range services {
 		o, _ := v.(obj)
-		all = append(all, show(o["id"]))
+		all = append(all, plain(o["id"]))
 		plans, _ := o["plans"].([]any)
 		for _, v := range plans {
 			p, _ := v.(obj)
-			all = append(all, show(o["id"])+"/"+show(p["id"]))
+			all = append(all, plain(o["id"])+"/"+plain(p["id"]))
 		}
 	}
 	slices.Sort(all)

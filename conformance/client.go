@@ -114,7 +114,7 @@ type client struct {
 func newClient(o Options, minor int) *client {
 	transport := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		TLSClientConfig:        &tls.Config{InsecureSkipVerify: o.Insecure, MinVersion: tls.VersionTLS12}, //nolint:gosec // asked for
+		TLSClientConfig:        &tls.Config{InsecureSkipVerify: o.Insecure, MinVersion: tls.VersionTLS12},
 		MaxResponseHeaderBytes: 256 << 10,
 		MaxIdleConnsPerHost:    4,
 		IdleConnTimeout:        30 * time.Second,
@@ -134,9 +134,16 @@ func (c *client) close() { c.http.CloseIdleConnections() }
 // do sends a request. Failures are in the exchange.
 func (c *client) do(ctx context.Context, r request) *exchange {
 	x := &exchange{request: r}
-	if c.isSilent() {
+	switch {
+	case c.isSilent():
 		x.err = errSilent
 		return x
+	case ctx.Err() != nil:
+		x.err = ctx.Err()
+		return x
+	case r.method != http.MethodGet:
+		// An interrupted request might still have its effect, after the clean-up.
+		ctx = context.WithoutCancel(ctx)
 	}
 	limited, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()

@@ -3,8 +3,13 @@ package conformance_test
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +93,10 @@ func TestFaults(t *testing.T) {
 			broker := faulty.New(faulty.Options{Username: user, Password: password, Async: f.Async, Fault: f.Name})
 			report := check(t, serve(t, broker))
 			x := result(t, report, f.Rule)
+			for n := 0; n < 4 && strings.HasSuffix(f.Name, "-race") && x.Status != conformance.Fail; n++ {
+				report = check(t, serve(t, broker)) // two requests must have met
+				x = result(t, report, f.Rule)
+			}
 			if x.Status != conformance.Fail {
 				var failed []string
 				for _, x := range report.Results {
@@ -168,6 +177,104 @@ func TestInterrupt(t *testing.T) {
 		if report.Failed() {
 			_ = report.WriteText(t.Output())
 			t.Errorf("after %d calls: an interruption is no failure", n)
+		}
+	}
+}
+
+// Parameters can hold passwords, so they are in no report.
+func TestSecretParameters(t *testing.T) {
+	for _, fault := range []string{"catalog-open", "provision-malformed-crash", "types-ignored", "bind-malformed-422", "conflict-422", "bind-conflict-422", "errors-text"} {
+		broker := faulty.New(faulty.Options{Username: user, Password: password, Fault: fault})
+		o := serve(t, broker)
+		o.Parameters, o.BindParameters = map[string]any{"colour": "blue"}, map[string]any{"colour": "blue"}
+		report := check(t, o)
+		wantNoSecrets(t, report)
+		var b strings.Builder
+		if err := report.WriteText(&b); err != nil || !report.Failed() || strings.Contains(b.String(), "blue") {
+			t.Errorf("%s: %v\n%s", fault, err, b.String())
+		}
+	}
+}
+
+func TestTLS(t *testing.T) {
+	server := httptest.NewTLSServer(faulty.New(faulty.Options{Username: user, Password: password}))
+	defer server.Close()
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	for _, insecure := range []bool{false, true} {
+		report := check(t, conformance.Options{URL: server.URL + "/", Username: user, Password: password, Insecure: insecure})
+		if report.Failed() == insecure {
+			t.Errorf("insecure %v: %s", insecure, report.Summary())
+		}
+	}
+}
+
+// A broker that asks for no login has no rules of logins.
+func TestNoLogin(t *testing.T) {
+	broker := faulty.New(faulty.Options{})
+	o := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("a login was sent")
+		}
+		broker.ServeHTTP(w, r)
+	}))
+	o.Username, o.Password = "", ""
+	report := check(t, o)
+	if report.Failed() || result(t, report, "auth.catalog").Status != conformance.Skip {
+		_ = report.WriteText(t.Output())
+		t.Error("failed")
+	}
+}
+
+// Options name what to use, by id or name.
+func TestChoice(t *testing.T) {
+	for name, test := range map[string]struct {
+		change     func(*conformance.Options)
+		plan       string
+		incomplete bool
+	}{
+		"default":        {func(*conformance.Options) {}, "small", false},
+		"plan":           {func(o *conformance.Options) { o.Plan = "large" }, "large", false},
+		"plan id":        {func(o *conformance.Options) { o.Service, o.Plan = "full", faulty.LargeID }, "large", false},
+		"update plan":    {func(o *conformance.Options) { o.UpdatePlan = faulty.LargeID }, "small", false},
+		"no such plan":   {func(o *conformance.Options) { o.Plan = "huge" }, "", true},
+		"no such update": {func(o *conformance.Options) { o.UpdatePlan = "huge" }, "small", true},
+	} {
+		o := serve(t, faulty.New(faulty.Options{Username: user, Password: password}))
+		test.change(&o)
+		report := check(t, o)
+		if report.Failed() || report.Plan != test.plan || (report.Incomplete != "") != test.incomplete {
+			t.Errorf("%s: plan %q, incomplete %q, %s", name, report.Plan, report.Incomplete, report.Summary())
+		}
+		want := conformance.Pass
+		if name == "no such plan" || name == "no such update" {
+			want = conformance.Skip
+		}
+		if x := result(t, report, "update.plan"); x.Status != want {
+			t.Errorf("%s: %s %s", name, x.ID, x.Status)
+		}
+	}
+}
+
+// Rules that the code names exist.
+func TestRuleNames(t *testing.T) {
+	areas, known := map[string]bool{}, map[string]bool{}
+	for _, r := range conformance.Rules() {
+		area, _, _ := strings.Cut(r.ID, ".")
+		areas[area], known[r.ID] = true, true
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`"([a-z0-9-]+)\.[a-z0-9-]+"`).FindAllStringSubmatch(string(text), -1) {
+			if id := strings.Trim(m[0], `"`); areas[m[1]] && !known[id] && !strings.HasSuffix(id, "-") {
+				t.Errorf("%s names %s", file, id)
+			}
 		}
 	}
 }

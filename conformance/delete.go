@@ -3,7 +3,6 @@ package conformance
 import (
 	"context"
 	"net/url"
-	"time"
 )
 
 const (
@@ -166,7 +165,7 @@ func (s *suite) checkUnbind(ctx context.Context, bindings []*binding, other *ins
 
 // checkDeprovision deletes the instance with all checks.
 func (s *suite) checkDeprovision(ctx context.Context, i *instance, eager bool) {
-	s.deleteBindings(ctx, i, time.Now().Add(s.limit()))
+	s.deleteBindings(ctx, i)
 	d := s.deletableInstance(ctx, i)
 	if eager && !s.checkBadDeletion(ctx, d) {
 		return

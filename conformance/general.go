@@ -78,7 +78,7 @@ func (s *suite) checkError(x *exchange) {
 	for _, name := range []string{"instance_usable", "update_repeatable"} {
 		if v, has := o[name]; has {
 			_, isBool := v.(bool)
-			may := x.method == http.MethodPatch || x.method == http.MethodDelete && name == "instance_usable"
+			may := x.method == http.MethodPatch || x.method == http.MethodDelete && name == "instance_usable" && !strings.Contains(x.path, "/service_bindings/")
 			s.expect("errors.usable", isBool && may, x, name+" as a boolean, and only where it belongs")
 		}
 	}

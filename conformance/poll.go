@@ -76,6 +76,9 @@ func (s *suite) idle(ctx context.Context, p polled) {
 
 // limit is how long an operation may take.
 func (s *suite) limit() time.Duration {
+	if s.late {
+		return min(s.o.Timeout, 10*s.o.PollInterval)
+	}
 	if s.plan != nil && s.plan.maxPolling > 0 && s.minor >= 15 {
 		return min(s.o.Timeout, s.plan.maxPolling)
 	}

@@ -37,6 +37,8 @@ type Report struct {
 	Service string   `json:"service"` // name of the offering and the plan that were used
 	Plan    string   `json:"plan"`
 	Results []Result `json:"results"`
+	// Incomplete says why much was not looked at, "" if all was.
+	Incomplete string `json:"incomplete,omitempty"`
 }
 
 // Count returns how many rules came out so.
@@ -62,10 +64,19 @@ func (r *Report) Summary() string {
 // the summary.
 func (r *Report) WriteText(w io.Writer) error {
 	for _, x := range r.Results {
-		if _, err := fmt.Fprintf(w, "%s  %-34s  %s  %s\n", x.Status, x.ID, x.Section, x.Sentence); err != nil {
+		reason := ""
+		if x.Reason != "" {
+			reason = " (" + x.Reason + ")"
+		}
+		if _, err := fmt.Fprintf(w, "%s  %-36s  %s  %s%s\n", x.Status, x.ID, x.Section, x.Sentence, reason); err != nil {
 			return err
 		}
 		if err := x.writeDetails(w); err != nil {
+			return err
+		}
+	}
+	if r.Incomplete != "" {
+		if _, err := fmt.Fprintf(w, "incomplete: %s\n", r.Incomplete); err != nil {
 			return err
 		}
 	}
@@ -75,8 +86,6 @@ func (r *Report) WriteText(w io.Writer) error {
 
 func (x Result) writeDetails(w io.Writer) (err error) {
 	switch x.Status {
-	case Skip:
-		_, err = fmt.Fprintf(w, "      skipped:  %s\n", x.Reason)
 	case Fail, Warn:
 		_, err = fmt.Fprintf(w, "      sent:     %s\n      expected: %s\n      got:      %s\n", x.Sent, x.Expected, x.Got)
 		if err == nil && x.Failures > 1 {

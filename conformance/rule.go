@@ -42,12 +42,42 @@ func since(minor int, rules ...Rule) []Rule {
 	return rules
 }
 
+// introduced are minor versions of rules whose area is older (from the release
+// notes of the specification).
+var introduced = map[string]int{
+	"general.content-type":      14,
+	"provision.unknown-fields":  14,
+	"bind.unknown-fields":       14,
+	"provision-input.no-effect": 14,
+	"bind-input.no-effect":      14,
+	"update.no-effect":          14,
+	"unbind.no-effect":          14,
+	"deprovision.no-effect":     14,
+
+	"bind.accepted-no-credentials": 14, // bindings can be asynchronous
+	"bind.async-required":          14,
+	"bind.repeat-running":          14,
+	"unbind.async-required":        14,
+	"unbind.repeat-running":        14,
+
+	"provision.operation":       15,
+	"update.operation":          15,
+	"deprovision.operation":     15,
+	"bind.operation":            15,
+	"unbind.operation":          15,
+	"deprovision.during-create": 15,
+}
+
 // Rules returns all rules in the order of reports.
 func Rules() []Rule {
-	return slices.Concat(
+	rules := slices.Concat(
 		catalogRules, schemaRules, authRules(), headerRules,
 		provisionInputRules, absentRules, provisionRules, pollRules("poll"), fetchRules,
 		bindInputRules, bindRules, bindAnswerRules, pollRules("poll-binding"), fetchBindingRules, rotateRules,
 		updateRules, unbindRules, deprovisionRules, concurrentRules, generalRules,
 	)
+	for i, r := range rules {
+		rules[i].Since = max(r.Since, introduced[r.ID])
+	}
+	return rules
 }

@@ -82,7 +82,10 @@ type suite struct {
 	instances []*instance // all that may exist
 	second    *instance   // for updates, nil if there is none
 	late      bool        // an operation did not end in time
-	wasAsync  bool        // a provision answered 202
+	cleaning  bool        // the end of the run
+
+	incomplete string // why much was not looked at
+	wasAsync   bool   // a provision answered 202
 }
 
 // Run checks the broker. Its error is about the options alone: what the broker
@@ -98,10 +101,14 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		org: newID(), space: newID(),
 	}
 	defer s.close()
-	s.run(ctx)
-	s.progress("cleaning up")
-	s.cleanUp(ctx)
-	report := &Report{URL: o.URL, Version: o.Version, Results: s.finish()}
+	func() {
+		defer s.cleanUp(ctx) // whatever happens
+		s.run(ctx)
+	}()
+	if ctx.Err() != nil {
+		s.incomplete = "the check was interrupted"
+	}
+	report := &Report{URL: o.URL, Version: o.Version, Results: s.finish(), Incomplete: s.incomplete}
 	if s.plan != nil {
 		report.Service, report.Plan = s.offering.name, s.plan.name
 	}

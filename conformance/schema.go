@@ -32,14 +32,14 @@ func (s *suite) checkSchemas(x *exchange, at string, schemas obj) {
 		}
 		where := at + ".schemas." + group
 		of, ok := g.(obj)
-		s.expect("schema.object", ok, x, where+" as an object", show(g))
+		s.expect("schema.object", ok, x, where+" as an object", s.show(g))
 		for _, operation := range operations {
 			v, has := of[operation]
 			if !has {
 				continue
 			}
 			op, ok := v.(obj)
-			s.expect("schema.object", ok, x, where+"."+operation+" as an object", show(v))
+			s.expect("schema.object", ok, x, where+"."+operation+" as an object", s.show(v))
 			if schema, has := op["parameters"]; has {
 				s.checkSchema(x, where+"."+operation+".parameters", schema)
 			}
@@ -49,11 +49,11 @@ func (s *suite) checkSchemas(x *exchange, at string, schemas obj) {
 
 func (s *suite) checkSchema(x *exchange, at string, v any) {
 	schema, ok := v.(obj)
-	if !s.expect("schema.object", ok, x, at+" as an object", show(v)) {
+	if !s.expect("schema.object", ok, x, at+" as an object", s.show(v)) {
 		return
 	}
 	dialect, _ := schema["$schema"].(string)
-	s.expect("schema.dialect", dialect != "", x, at+" with $schema", show(schema["$schema"]))
+	s.expect("schema.dialect", dialect != "", x, at+" with $schema", s.show(schema["$schema"]))
 	size := jsonSize(schema)
 	s.expect("schema.size", size <= maxSchema, x, fmt.Sprintf("%s with at most %d bytes", at, maxSchema), fmt.Sprintf("%d bytes", size))
 	external := externalReference(schema, ownIDs(schema, nil))

@@ -14,6 +14,7 @@ type kind struct {
 
 var (
 	isObject = kind{"an object", func(v any) bool { _, ok := v.(obj); return ok }}
+	isArray  = kind{"an array", func(v any) bool { _, ok := v.([]any); return ok }}
 	isBool   = kind{"a boolean", func(v any) bool { _, ok := v.(bool); return ok }}
 	isText   = kind{"a non-empty string", func(v any) bool { s, _ := v.(string); return s != "" }}
 	isURL    = kind{"a string or null", func(v any) bool { _, ok := v.(string); return ok || v == nil }}
@@ -27,7 +28,7 @@ var (
 func (s *suite) checkTypes(id string, x *exchange, at string, o obj, kinds map[string]kind) {
 	for _, name := range slices.Sorted(maps.Keys(kinds)) {
 		if v, has := o[name]; has {
-			s.expect(id, kinds[name].is(v), x, fmt.Sprintf("%s.%s as %s", at, name, kinds[name].name), show(obj{name: v}))
+			s.expect(id, kinds[name].is(v), x, fmt.Sprintf("%s.%s as %s", at, name, kinds[name].name), s.show(obj{name: v}))
 		}
 	}
 }

@@ -2,9 +2,9 @@ package conformance
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode"
@@ -13,55 +13,101 @@ import (
 const hidden = "[hidden]"
 
 // shownLength is how much of a body a report has, in bytes.
-const shownLength = 400
+const shownLength = 600
 
 // secretWords are parts of field names whose values no report shows.
 var secretWords = []string{
-	"credential", "password", "passwd", "secret", "token", "private", "mount_config", "syslog_drain_url", "parameters", "previous_values",
+	"credential", "password", "passwd", "secret", "token", "private", "mount_config", "syslog_drain_url",
 }
 
-// hide replaces what may be secret in a JSON value.
-func hide(v any) any {
+// hide replaces what may be secret in a JSON value; parameters are hidden only
+// when they are given.
+func (s *suite) hide(v any) any {
 	switch v := v.(type) {
 	case obj:
 		out := make(obj, len(v))
 		for k, inner := range v {
-			lower := strings.ToLower(k)
-			if _, isBool := inner.(bool); inner != nil && !isBool &&
-				slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(lower, w) }) {
+			if _, isBool := inner.(bool); inner != nil && !isBool && s.isSecret(k) {
 				out[k] = hidden
 				continue
 			}
-			out[k] = hide(inner)
+			out[k] = s.hide(inner)
 		}
 		return out
 	case []any:
 		out := make([]any, len(v))
 		for i, inner := range v {
-			out[i] = hide(inner)
+			out[i] = s.hide(inner)
 		}
 		return out
+	case string:
+		return hideURL(v)
 	}
 	return v
 }
 
-// show writes JSON without secrets.
-func show(v any) string {
-	text, err := json.Marshal(hide(v))
-	if err != nil {
-		return fmt.Sprintf("(%T)", v)
-	}
-	return string(text)
+func (s *suite) isSecret(field string) bool {
+	field = strings.ToLower(field)
+	return s.hasParameters() && field == "parameters" ||
+		slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(field, w) })
 }
 
-// clean makes text fit for one line of a terminal, and removes the login.
-func (s *suite) clean(text string) string {
+func (s *suite) hasParameters() bool { return s.o.Parameters != nil || s.o.BindParameters != nil }
+
+// hideURL leaves of a URL what cannot be a secret.
+func hideURL(text string) string {
+	if !strings.Contains(text, "://") {
+		return text
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		return hidden
+	}
+	if u.User != nil {
+		u.User = url.User(hidden)
+	}
+	if u.RawQuery != "" {
+		u.RawQuery = hidden
+	}
+	return u.String()
+}
+
+// show writes JSON without secrets.
+func (s *suite) show(v any) string { return plain(s.hide(v)) }
+
+// secrets are texts that no report has.
+func (s *suite) secrets() []string {
+	var all []string
 	if s.o.Password != "" {
-		basic := base64.StdEncoding.EncodeToString([]byte(s.o.Username + ":" + s.o.Password))
-		quoted, _ := json.Marshal(s.o.Password) // a string can be written
-		for _, secret := range []string{basic, s.o.Password, strings.Trim(string(quoted), `"`)} {
-			text = strings.ReplaceAll(text, secret, hidden)
+		all = append(all, base64.StdEncoding.EncodeToString([]byte(s.o.Username+":"+s.o.Password)), s.o.Password,
+			strings.Trim(plain(s.o.Password), `"`))
+	}
+	var collect func(v any)
+	collect = func(v any) {
+		switch v := v.(type) {
+		case obj:
+			for _, inner := range v {
+				collect(inner)
+			}
+		case []any:
+			for _, inner := range v {
+				collect(inner)
+			}
+		case string:
+			if len(v) >= 4 { // shorter ones are in other words, too
+				all = append(all, v, strings.Trim(plain(v), `"`))
+			}
 		}
+	}
+	collect(s.o.Parameters)
+	collect(s.o.BindParameters)
+	return all
+}
+
+// clean makes text fit for one line of a terminal, without secrets.
+func (s *suite) clean(text string) string {
+	for _, secret := range s.secrets() {
+		text = strings.ReplaceAll(text, secret, hidden)
 	}
 	if len(text) > shownLength {
 		text = text[:shownLength] + "…"
@@ -96,8 +142,9 @@ func (s *suite) sent(x *exchange) string {
 	}
 	switch {
 	case x.body != nil:
-		plain, _ := json.Marshal(x.body) // it was sent
-		b.WriteString(" " + show(parse(plain)))
+		b.WriteString(" " + s.show(parse([]byte(plain(x.body)))))
+	case x.raw != "" && s.hasParameters():
+		fmt.Fprintf(&b, " and a body of %d bytes", len(x.raw))
 	case x.raw != "":
 		b.WriteString(" " + x.raw)
 	}
@@ -116,10 +163,10 @@ func (s *suite) got(x *exchange) string {
 		return s.clean("no proper answer: " + x.err.Error())
 	case len(x.text) == 0:
 		return fmt.Sprintf("%d without a body", x.status)
-	case x.value != nil:
-		return s.clean(fmt.Sprintf("%d %s", x.status, show(x.value)))
+	case isObject.is(x.value) || isArray.is(x.value):
+		return s.clean(fmt.Sprintf("%d %s", x.status, s.show(x.value)))
 	case x.status < 300:
-		return fmt.Sprintf("%d and %d bytes that are not JSON", x.status, len(x.text))
+		return fmt.Sprintf("%d and %d bytes that are no JSON object", x.status, len(x.text))
 	}
-	return s.clean(fmt.Sprintf("%d and not JSON: %s", x.status, x.text))
+	return s.clean(fmt.Sprintf("%d and no JSON object: %s", x.status, x.text))
 }
