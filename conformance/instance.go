@@ -142,10 +142,8 @@ func (s *suite) cleanUp(ctx context.Context) {
 	s.cleaning = true
 	left := 0
 	for _, i := range s.instances {
-		if s.plan != nil {
-			s.deleteBindings(ctx, i)
-		}
-		if i.gone || s.plan == nil {
+		s.deleteBindings(ctx, i)
+		if i.gone {
 			continue
 		}
 		s.deleteInstance(ctx, i)
