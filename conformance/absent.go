@@ -52,16 +52,16 @@ func (s *suite) checkStrangeIDs(ctx context.Context) {
 	for _, id := range strangeIDs {
 		i.id = IDPrefix + id
 		for _, e := range endpoints {
-			if e.of != "instance" || e.method == "PUT" || s.offered(e) != "" {
+			if e.of != "instance" || e.method == "PUT" || s.offered(e) != "" || e.name == "update" && !s.updatesOffered() {
 				continue
 			}
-			x := s.call(ctx, s.request(e, i))
+			x := s.do(ctx, s.request(e, i)) // what is before the broker may answer, in its own words
 			s.expect("ids.encoded", x.err == nil && x.status < 500, x, "anything below 500")
 		}
 	}
 	i.id = newID() + string(slices.Repeat([]byte{'x'}, 1000))
 	for _, q := range []url.Values{nil, {"operation": {string(slices.Repeat([]byte{'x'}, 2000))}}} {
-		x := s.call(ctx, request{method: "GET", path: i.path() + "/last_operation", query: q})
+		x := s.do(ctx, request{method: "GET", path: i.path() + "/last_operation", query: q})
 		s.expect("ids.long", x.err == nil && x.status < 500, x, "anything below 500")
 	}
 }

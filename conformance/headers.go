@@ -56,9 +56,11 @@ func (s *suite) checkVersion(ctx context.Context, e endpoint, version string) {
 	case e.of == "catalog":
 		i.gone = true
 		s.expectStatus("version.refusal", x, 200, 400, 412)
-	case e.name == "provision" && refused:
-		s.expectNothing(ctx, "version.refusal", i)
 	case e.name != "provision":
 		i.gone = true
+	case refused:
+		s.expectNothing(ctx, "version.refusal", i)
+	default:
+		s.deleteInstance(ctx, i)
 	}
 }

@@ -109,7 +109,7 @@ func with(o obj, name string, value any) obj {
 func (s *suite) expectNothing(ctx context.Context, id string, i *instance) {
 	if s.offering.instancesRetrievable && s.minor >= 14 {
 		get := s.call(ctx, request{method: "GET", path: i.path()})
-		s.expect(id, get.in(404), get, "404: the refused provision made nothing")
+		s.expect(id, get.in(404, 410), get, "404: the refused provision made nothing")
 	}
 	x := s.call(ctx, request{method: "DELETE", path: i.path(), query: i.deletion()})
 	if s.expect(id, x.in(410), x, "410: the refused provision made nothing") {
@@ -142,10 +142,8 @@ func (s *suite) cleanUp(ctx context.Context) {
 	s.cleaning = true
 	left := 0
 	for _, i := range s.instances {
-		if s.plan != nil {
-			s.deleteBindings(ctx, i)
-		}
-		if i.gone || s.plan == nil {
+		s.deleteBindings(ctx, i)
+		if i.gone {
 			continue
 		}
 		s.deleteInstance(ctx, i)

@@ -107,10 +107,14 @@ func (s *suite) checkLogins(ctx context.Context) {
 			x := s.call(ctx, r)
 			s.expectStatus(id, x, 401)
 			switch {
-			case e.name == "provision" && x.refused() && s.plan != nil:
+			case e.name != "provision":
+				i.gone = true // it never was
+			case x.refused() && s.plan != nil:
 				s.expectNothing(ctx, "auth.no-effect", i)
-			case !x.ok():
-				i.gone = true // only an accepted request can have made something
+			case x.ok():
+				s.deleteInstance(ctx, i)
+			default:
+				i.gone = x.err == nil
 			}
 		}
 	}

@@ -56,8 +56,12 @@ func (r *Report) Failed() bool { return r.Count(Fail) > 0 }
 
 // Summary is one line.
 func (r *Report) Summary() string {
-	return fmt.Sprintf("%d rules of OSB %s: %d passed, %d failed, %d warnings, %d skipped",
-		len(r.Results), r.Version, r.Count(Pass), r.Count(Fail), r.Count(Warn), r.Count(Skip))
+	with := ""
+	if r.Plan != "" {
+		with = fmt.Sprintf(" with plan %q of %q", r.Plan, r.Service)
+	}
+	return fmt.Sprintf("%d rules of OSB %s%s: %d passed, %d failed, %d warnings, %d skipped",
+		len(r.Results), r.Version, with, r.Count(Pass), r.Count(Fail), r.Count(Warn), r.Count(Skip))
 }
 
 // WriteText writes one line for each rule, more for those that do not hold, and

@@ -15,6 +15,9 @@ const hidden = "[hidden]"
 // shownLength is how much of a body a report has, in bytes.
 const shownLength = 600
 
+// shownEnd is how much is shown of both ends of a malformed body, in bytes.
+const shownEnd = 80
+
 // secretWords are parts of field names whose values no report shows.
 var secretWords = []string{
 	"credential", "password", "passwd", "secret", "token", "private", "mount_config", "syslog_drain_url",
@@ -145,6 +148,8 @@ func (s *suite) sent(x *exchange) string {
 		b.WriteString(" " + s.show(parse([]byte(plain(x.body)))))
 	case x.raw != "" && s.hasParameters():
 		fmt.Fprintf(&b, " and a body of %d bytes", len(x.raw))
+	case len(x.raw) > 2*shownEnd:
+		b.WriteString(" " + x.raw[:shownEnd] + " … " + x.raw[len(x.raw)-shownEnd:])
 	case x.raw != "":
 		b.WriteString(" " + x.raw)
 	}
