@@ -62,7 +62,7 @@ func TestReadmeWalkThrough(t *testing.T) {
 			t.Errorf("the walk-through does not show %q:\n%s", want, said)
 		}
 	}
-	if again := regexp.MustCompile(`mysql +small +warm +2 `); !again.MatchString(said) {
+	if again := regexp.MustCompile(`mysql +medium +warm +2 `); !again.MatchString(said) {
 		t.Errorf("the group is not warm in its second generation at the end:\n%s", said)
 	}
 }
