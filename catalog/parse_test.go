@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -68,7 +69,7 @@ func TestParseFaults(t *testing.T) {
 		"root path":              {replace("path: /data", "path: /"), []string{"it has files of the image"}},
 		"overlap":                {replace("- path: /data", "- path: /data\n      - path: /data/x"), []string{"overlaps with the path /data of line"}},
 		"user":                   {replace("user: memcache", "user: 0 0"), []string{"is none"}},
-		"capability":             {replace("user: memcache", "user: memcache\n    capabilities: [SYS_ADMIN]"), []string{"only SYS_CHROOT is"}},
+		"capability":             {replace("user: memcache", "user: memcache\n    capabilities: [SYS_ADMIN]"), []string{"is none of SYS_CHROOT"}},
 		"empty command":          {replace("command: [/bin/sh, -euc, \"umask 077; : >/data/users\"]", "command: []"), []string{"the command is empty"}},
 		"port":                   {replace("port: 11211", "port: 70000"), []string{"not between 1 and 65535"}},
 		"port and count":         {replace("port: 11211", "port: 11211\n    count: 2"), []string{"has a port and a count"}},
@@ -120,8 +121,9 @@ func TestLoadFindsWhatIsUsedTwice(t *testing.T) {
 	if !errors.As(err, &faults) || len(faults) != 3 || !strings.HasPrefix(err.Error(), `b.yml:8: the name "memcached" is already used in a.yaml`) {
 		t.Errorf("error is %v", err)
 	}
+	builtin, _ := catalog.Builtin()
 	recipes, err := catalog.Load(catalog.BuiltinFiles(), fstest.MapFS{"a.yaml": {Data: []byte(text)}})
-	if err != nil || len(recipes) != 6 || recipes[0].Name != "ftp" {
+	if err != nil || len(recipes) != len(builtin)+1 || recipes[0].Name != "ftp" {
 		t.Errorf("%d recipes, %v", len(recipes), err)
 	}
 }
@@ -140,6 +142,9 @@ func TestBuiltinCredentials(t *testing.T) {
 		"ftp": "ftp://u123:pw@h.example:4004/", "http": "http://h.example:4005/",
 	}
 	for _, r := range recipes {
+		if want[r.Name] == "" { // no login; has a test of its own
+			continue
+		}
 		c, err := r.RenderCredentials(values)
 		if err != nil {
 			t.Errorf("%s: %v", r.Name, err)
@@ -256,7 +261,8 @@ func FuzzParameters(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	v, err := catalog.NewParameterValidator(recipes[len(recipes)-1].Offering.ProvisionSchema)
+	redis := slices.IndexFunc(recipes, func(r catalog.Recipe) bool { return r.Name == "redis" })
+	v, err := catalog.NewParameterValidator(recipes[redis].Offering.ProvisionSchema)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -48,7 +48,8 @@ type Recipe struct {
 }
 
 // VolumeMount is OSB's "Volume Mount Object" for a shared device. All values are
-// templates that see CredentialValues.
+// templates that see CredentialValues; of MountConfig those that render to nothing
+// are left out.
 type VolumeMount struct {
 	Driver       string            `yaml:"driver" json:"driver"`
 	ContainerDir string            `yaml:"container_dir" json:"container_dir"`
@@ -62,7 +63,9 @@ type Role struct {
 	Name string `yaml:"name" json:"name"` // [a-z][a-z0-9-]{0,15}
 	// User is a name in the image's passwd: who runs programs that name nobody else.
 	User string `yaml:"user" json:"user"`
-	// Capabilities beyond the agent's own (SETUID, SETGID, KILL). Only SYS_CHROOT is accepted.
+	// Capabilities beyond the agent's own (SETUID, SETGID, KILL): SYS_CHROOT,
+	// DAC_READ_SEARCH, FOWNER; see OwnRoot for what comes with the last two. The
+	// Template program never has those.
 	Capabilities []string `yaml:"capabilities,omitempty" json:"capabilities,omitempty"`
 	// Paths are the only writable places, besides /tmp (disk), /run and
 	// /dev/shm (memory), which every member has. All are fresh in every generation.
@@ -85,6 +88,14 @@ type Role struct {
 	// Ports that must accept a TCP connection on 127.0.0.1 before Ready is
 	// asked. For the leader the endpoints' ports are added.
 	Ports []int `yaml:"ports,omitempty" json:"ports,omitempty"`
+}
+
+// OwnRoot says that everything the role's members see must be on file systems of
+// their own, the root too: they may have more rights to files than the owner's.
+// With DAC_READ_SEARCH any file can be opened by a handle on every file system of
+// which a single file can be seen.
+func (r Role) OwnRoot() bool {
+	return slices.Contains(r.Capabilities, "DAC_READ_SEARCH") || slices.Contains(r.Capabilities, "FOWNER")
 }
 
 // Path is a writable directory of a member.

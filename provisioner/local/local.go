@@ -268,7 +268,3 @@ func (b *Backend) agentHealth(ctx context.Context, rec recordData, m memberRecor
 }
 
 func (b *Backend) memberDir(id, member string) string { return filepath.Join(b.groupDir(id), member) }
-
-func (b *Backend) client(id, member string) *agent.Client {
-	return agent.NewClient(filepath.Join(b.memberDir(id, member), "run"))
-}

@@ -65,17 +65,23 @@ func (m *member) disk(generation int) string {
 
 // run starts the container with its agent, nothing else in it yet.
 func (m *member) run(ctx context.Context, binds map[string]string) error {
-	var names []string
-	for _, s := range m.siblings {
-		names = append(names, s.Name)
-	}
-	if err := writeHosts(m.dir, names); err != nil {
-		return err
-	}
-	pid, err := m.b.runContainer(ctx, m.id(), containerSpec{
-		rootfs: m.rootfs, hostname: m.Name, agent: m.b.agentPath, dir: m.dir, cgroup: m.cgroup(),
+	spec := containerSpec{
+		rootfs: m.rootfs, hostname: m.Name, agent: m.b.agentPath, dir: m.dir, own: m.dir, cgroup: m.cgroup(),
 		size: m.Size, caps: m.Role.Capabilities, binds: binds,
-	})
+	}
+	var pid int
+	var err error
+	if m.rec.ownRoot(m.Name) {
+		pid, err = m.runOwn(ctx, spec)
+	} else {
+		if m.Role.OwnRoot() { // sees folders of the host, so it has no more rights to files than others
+			spec.caps = nil
+		}
+		if err := writeHosts(m.dir, m.names()); err != nil {
+			return err
+		}
+		pid, err = m.b.runContainer(ctx, m.id(), spec)
+	}
 	if err != nil {
 		return err
 	}
@@ -94,6 +100,15 @@ func (m *member) run(ctx context.Context, binds map[string]string) error {
 		return err
 	}
 	return sealAgent(pid)
+}
+
+// names of all members of the group.
+func (m *member) names() []string {
+	var out []string
+	for _, s := range m.siblings {
+		out = append(out, s.Name)
+	}
+	return out
 }
 
 func (m *member) awaitAgent(ctx context.Context) error {
