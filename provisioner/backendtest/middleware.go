@@ -29,6 +29,7 @@ var middlewares = map[string]middleware{
 	"redis":      {admin: redisCanaries, login: redisLogin, session: redisSession, use: redisUse},
 	"ftp":        {admin: ftpCanaries, login: ftpLogin, session: ftpSession, use: ftpUse},
 	"http":       {admin: httpCanaries, login: httpLogin, session: httpSession, use: httpUse},
+	"volume":     {admin: volumeCanaries, login: volumeLogin, session: volumeSession, use: volumeUse},
 }
 
 // sqlSession runs statements in one session; it lives while the session answers.

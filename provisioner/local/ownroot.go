@@ -80,21 +80,32 @@ func (m *member) newOwnMounts(ctx context.Context) (*ownMounts, error) {
 	return o, nil
 }
 
-// agentDisk is the agent's binary in an image of its own.
+// agentDisk is the agent's binary in an image of its own, which is there while
+// there are groups.
 func (b *Backend) agentDisk(ctx context.Context) (string, error) {
-	disk := b.agentPath + ".ext4"
-	if _, err := os.Stat(disk); err == nil {
-		return disk, nil
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(b.agentPath), ".packing-")
-	if err != nil {
+	dir := b.agentPath + ".disk"
+	content := filepath.Join(dir, "content")
+	if err := os.MkdirAll(content, 0o700); err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(dir)
-	if err := os.Link(b.agentPath, filepath.Join(dir, "agent")); err != nil {
+	if err := os.Link(b.agentPath, filepath.Join(content, "agent")); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
-	return disk, image.Pack(ctx, dir, disk, io.Discard)
+	disk := filepath.Join(dir, "agent.ext4")
+	return disk, image.Pack(ctx, content, disk, io.Discard)
+}
+
+// removeAgentDisk is for when the last group is closed.
+func (b *Backend) removeAgentDisk() error {
+	dir := filepath.Join(b.opts.StateDir, "agent")
+	if err := awaitNoLoops(dir, killBound); err != nil {
+		return err
+	}
+	disks, err := filepath.Glob(filepath.Join(dir, "*.disk"))
+	for _, disk := range disks {
+		err = errors.Join(err, os.RemoveAll(disk))
+	}
+	return err
 }
 
 // runPrivately runs a command in a mount namespace of its own in which the file
