@@ -17,6 +17,8 @@ pools:
   redis/medium: {floor: 0}
   ftp/medium: {floor: 0}
   http/medium: {floor: 0}
+  volume/small: {floor: 0}
+  volume/medium: {floor: 0}
 `
 
 // Every offering: a warm hit, real use, bindings apart from each other, and the

@@ -37,6 +37,7 @@ const (
 	opPutRootFH = 24
 	opRead      = 25
 	opReaddir   = 26
+	opRemove    = 28
 )
 
 // DialNFS connects.
@@ -128,6 +129,12 @@ func (c *NFS) List(handle []byte) (string, error) {
 // Mkdir makes a folder.
 func (c *NFS) Mkdir(handle []byte, name string) error {
 	_, err := c.compound(at(handle), append(append(words(opCreate, 2), opaque([]byte(name))...), words(0, 0)...)) // NF4DIR, no attributes
+	return err
+}
+
+// Remove removes a file or an empty folder.
+func (c *NFS) Remove(handle []byte, name string) error {
+	_, err := c.compound(at(handle), append(words(opRemove), opaque([]byte(name))...))
 	return err
 }
 
