@@ -64,8 +64,8 @@ type Role struct {
 	// User is a name in the image's passwd: who runs programs that name nobody else.
 	User string `yaml:"user" json:"user"`
 	// Capabilities beyond the agent's own (SETUID, SETGID, KILL): SYS_CHROOT,
-	// DAC_READ_SEARCH, FOWNER; see OwnRoot for what comes with the last two. The
-	// Template program never has those.
+	// DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER; see OwnRoot for what comes with the
+	// last three. The Template program never has those.
 	Capabilities []string `yaml:"capabilities,omitempty" json:"capabilities,omitempty"`
 	// Paths are the only writable places, besides /tmp (disk), /run and
 	// /dev/shm (memory), which every member has. All are fresh in every generation.
@@ -95,7 +95,7 @@ type Role struct {
 // With DAC_READ_SEARCH any file can be opened by a handle on every file system of
 // which a single file can be seen.
 func (r Role) OwnRoot() bool {
-	return slices.Contains(r.Capabilities, "DAC_READ_SEARCH") || slices.Contains(r.Capabilities, "FOWNER")
+	return slices.ContainsFunc(r.Capabilities, func(c string) bool { return c != "SYS_CHROOT" })
 }
 
 // Path is a writable directory of a member.

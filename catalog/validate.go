@@ -33,7 +33,7 @@ var (
 	packageName  = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(\|[a-z0-9][a-z0-9+.-]+)*$`)
 	fileMode     = regexp.MustCompile(`^[0-7]{3,4}$`)
 	signals      = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"}
-	capabilities = []string{"SYS_CHROOT", "DAC_READ_SEARCH", "FOWNER"}
+	capabilities = []string{"SYS_CHROOT", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER"}
 	requirements = []string{"syslog_drain", "route_forwarding", "volume_mount"}
 )
 

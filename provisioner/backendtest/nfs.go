@@ -38,6 +38,7 @@ const (
 	opRead      = 25
 	opReaddir   = 26
 	opRemove    = 28
+	opWrite     = 38
 )
 
 // DialNFS connects.
@@ -135,6 +136,14 @@ func (c *NFS) Mkdir(handle []byte, name string) error {
 // Remove removes a file or an empty folder.
 func (c *NFS) Remove(handle []byte, name string) error {
 	_, err := c.compound(at(handle), append(words(opRemove), opaque([]byte(name))...))
+	return err
+}
+
+// Write writes to a file with the special stateid of nobody's open; the data are
+// on the server's disk when it returns.
+func (c *NFS) Write(handle []byte, offset uint64, data []byte) error {
+	op := append(words(opWrite, 0, 0, 0, 0, uint32(offset>>32), uint32(offset), 2), opaque(data)...) // FILE_SYNC4
+	_, err := c.compound(at(handle), op)
 	return err
 }
 
