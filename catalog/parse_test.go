@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -158,6 +159,27 @@ func TestBuiltinCredentials(t *testing.T) {
 		}
 		if len(r.Offering.Plans) != 2 || r.Offering.Plans[0].Name != "small" || r.Offering.Plans[1].Name != "medium" {
 			t.Errorf("%s has other plans", r.Name)
+		}
+	}
+}
+
+// What Cloud Foundry's NFS driver takes has no port in it where that is the one of NFS.
+func TestBuiltinVolumeMounts(t *testing.T) {
+	recipes, err := catalog.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := recipes[slices.IndexFunc(recipes, func(r catalog.Recipe) bool { return r.Name == "volume" })]
+	for port, source := range map[int]string{2049: "nfs://h.example/token", 20001: "nfs://h.example:20001/token"} {
+		values := map[string]any{"instance": "i", "binding": "b", "username": "u", "password": "token", "number": 1, "host": "h.example",
+			"parameters": map[string]any{}, "ports": map[string]int{"nfs": port}, "output": map[string]string{}, "route": map[string]any{}}
+		a, err := r.RenderAccess(values)
+		if err != nil || len(a.VolumeMounts) != 1 {
+			t.Fatalf("%+v, %v", a, err)
+		}
+		want := map[string]string{"source": source, "version": "4.0", "uid": "2000", "gid": "2000"}
+		if got := a.VolumeMounts[0]; !reflect.DeepEqual(got.MountConfig, want) || got.Mode != "rw" || got.ContainerDir != "/var/vcap/data/i" {
+			t.Errorf("the volume mount is %+v", got)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -105,6 +106,7 @@ func TestVolume(t *testing.T) {
 	t.Run("Mounts", func(t *testing.T) { volumeMounts(t, writer, reader) })
 	t.Run("Files", func(t *testing.T) { volumeFiles(t, w, r) })
 	t.Run("Unguessable", func(t *testing.T) { volumeHidden(t, w) })
+	t.Run("Forged", func(t *testing.T) { volumeForged(t, h, p, w) })
 	t.Run("Owner", func(t *testing.T) { volumeOwner(t, h, p, w) })
 	t.Run("Quota", func(t *testing.T) { volumeQuota(t, w, r) })
 	t.Run("Unbind", func(t *testing.T) { volumeUnbind(t, h, p, w) })
@@ -209,6 +211,42 @@ func volumeHidden(t *testing.T, w map[string]any) {
 			t.Error("NFS version 3 is served")
 		}
 	}
+}
+
+// volumeForged makes up handles for one instance from those of another, which has the
+// same pristine disk: no token, no file.
+func volumeForged(t *testing.T, h *host, p plan, w map[string]any) {
+	h.t = t
+	h.want("provision", h.provision("stranger", p), 201, 202)
+	h.provisioned("stranger", p)
+	mine, export := openVolume(t, credentials(h.bindVolume("stranger", "s", p, nil)))
+	victim, theirs := openVolume(t, w)
+	if len(export) != len(theirs) || len(export) < 20 {
+		t.Fatalf("handles are %x and %x", export, theirs)
+	}
+	if bytes.Equal(export[5:len(export)-9], theirs[5:len(theirs)-9]) {
+		t.Errorf("the disks of two instances cannot be told apart by handles: %x, %x", export, theirs)
+	}
+	// An export's number is in the third and fourth byte; at the end are inode and generation.
+	forge := func(handle []byte, number uint16, inode, generation uint32) []byte {
+		out := bytes.Clone(handle)
+		binary.BigEndian.PutUint16(out[2:], number)
+		binary.LittleEndian.PutUint32(out[len(out)-8:], inode)
+		binary.LittleEndian.PutUint32(out[len(out)-4:], generation)
+		return out
+	}
+	if err := mine.Stat(forge(export, 2, 2, 0)); err != nil {
+		t.Errorf("the handle of a disk's root is made up wrongly, so this proves nothing: %v", err)
+	}
+	inode, generation := binary.LittleEndian.Uint32(export[len(export)-8:]), binary.LittleEndian.Uint32(export[len(export)-4:])
+	for number := range uint16(8) {
+		for _, handle := range [][]byte{forge(export, number, 2, 0), forge(export, number, inode, generation), forge(theirs, number, inode, generation)} {
+			if err := victim.Stat(handle); err == nil {
+				t.Errorf("the handle %x leads into another instance", handle)
+			}
+		}
+	}
+	h.want("deprovision", h.deprovision("stranger", p), 200)
 }
 
 // volumeOwner binds as another user.

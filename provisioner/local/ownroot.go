@@ -25,7 +25,8 @@ import (
 // on a tmpfs of its own.
 //
 // They are attached in a mount namespace that only runc sees while it starts the
-// member, and whose end leaves them to the member alone.
+// member, and whose end leaves them to the member alone. The disk has a UUID of
+// its own, because handles have it in them.
 
 // ownRoot is where that namespace has them, below the member's folder.
 type ownRoot struct {
