@@ -343,7 +343,7 @@ func volumeUnbind(t *testing.T, h *host, p plan, w map[string]any) {
 // volumeCrash ends the server, then the whole container.
 func volumeCrash(t *testing.T, h *host, w, r map[string]any) {
 	h.t = t
-	client, export := openVolume(t, w)
+	_, export := openVolume(t, w)
 	pid := h.groupOf("vol").Members[0].PID
 	server := childOf(t, pid, "ganesha.nfsd")
 	for _, victim := range []int{server, pid} {
@@ -363,7 +363,7 @@ func volumeCrash(t *testing.T, h *host, w, r map[string]any) {
 		if err := put(t, r, "no.txt", "no"); err == nil {
 			t.Error("the read-only export is not read-only any more")
 		}
-		client, _ = openVolume(t, w)
+		client, _ := openVolume(t, w)
 		if err := errors.Join(client.Stat(export), client.Mkdir(export, "kept"), client.Remove(export, "kept")); err != nil {
 			t.Errorf("a handle from before the crash: %v", err)
 		}

@@ -19,7 +19,7 @@ import (
 )
 
 // groupOf makes a group of a built-in recipe that is closed when the test ends.
-func groupOf(t *testing.T, b *Backend, name string) provisioner.Observation {
+func groupOf(t *testing.T, b *Backend, name, id string) provisioner.Observation {
 	t.Helper()
 	recipes, err := catalog.Builtin()
 	if err != nil {
@@ -27,7 +27,7 @@ func groupOf(t *testing.T, b *Backend, name string) provisioner.Observation {
 	}
 	r := recipe(t, name)
 	t.Cleanup(func() { closeAllGroups(t, b) })
-	o, err := b.Create(t.Context(), provisioner.Group{ID: "g" + name, Generation: 1,
+	o, err := b.Create(t.Context(), provisioner.Group{ID: id, Generation: 1,
 		Definition: provisioner.NewDefinition(r, r.Offering.Plans[0], backendtest.Image(t, recipes...))})
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func deviceOf(t *testing.T, path string) string {
 // A member with rights to files sees no file system that the host sees.
 func TestOwnRootHasNoDeviceOfTheHost(t *testing.T) {
 	b := newBackend(t)
-	o := groupOf(t, b, "volume")
+	o := groupOf(t, b, "volume", "gvolume")
 	host := append(devices(t, "/proc/self/mountinfo"), deviceOf(t, "/"), deviceOf(t, b.opts.StateDir), deviceOf(t, b.opts.ImageDir), deviceOf(t, "/proc"))
 	member := devices(t, fmt.Sprintf("/proc/%d/mountinfo", o.Members[0].PID))
 	if len(member) < 8 {
@@ -72,8 +72,16 @@ func TestOwnRootHasNoDeviceOfTheHost(t *testing.T) {
 			t.Errorf("the device %s is the host's too", d)
 		}
 	}
+	// Two members share what is read-only, and so the memory for it, and nothing else.
+	other := groupOf(t, b, "volume", "other")
+	for path, shared := range map[string]bool{"": true, "/remuda/agent": true, "/remuda/run": false, "/etc/hosts": false, "/remuda/disk": false, "/var/lib/volume": false, "/run": false, "/proc": false} {
+		one, two := deviceOf(t, fmt.Sprintf("/proc/%d/root%s", o.Members[0].PID, path)), deviceOf(t, fmt.Sprintf("/proc/%d/root%s", other.Members[0].PID, path))
+		if (one == two) != shared {
+			t.Errorf("%s/ is on the devices %s and %s", path, one, two)
+		}
+	}
 	// The others do: this is what the test looks for.
-	plain := groupOf(t, b, "redis")
+	plain := groupOf(t, b, "redis", "gredis")
 	if !slices.Contains(devices(t, fmt.Sprintf("/proc/%d/mountinfo", plain.Members[0].PID)), deviceOf(t, b.opts.ImageDir)) {
 		t.Error("a member without such rights is not on the device of the image folder")
 	}
@@ -121,8 +129,8 @@ func TestOwnRootOpensNothingOfTheHost(t *testing.T) {
 	if err := os.WriteFile(marker, []byte(secret), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	groupOf(t, b, "volume")
-	groupOf(t, b, "ftp")
+	groupOf(t, b, "volume", "gvolume")
+	groupOf(t, b, "ftp", "gftp")
 	files := []string{"/", "/etc", "/etc/passwd", "/etc/shadow", marker, b.opts.StateDir, b.agentPath, b.agentPath + ".disk/agent.ext4", b.opts.ImageDir,
 		filepath.Join(b.groupDir("gvolume"), "group.json"), filepath.Join(b.memberDir("gvolume", "server-0"), "disk-1.img"),
 		filepath.Join(b.memberDir("gftp", "server-0"), "disk-1.img"), filepath.Join(b.memberDir("gftp", "server-0"), "run/agent.sock"),
