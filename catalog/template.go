@@ -3,6 +3,7 @@ package catalog
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"strconv"
 	"strings"
@@ -161,6 +162,7 @@ func (v VolumeMount) render(values map[string]any) (m VolumeMount, err error) {
 		return m, fmt.Errorf("mode is neither r nor rw")
 	}
 	m.MountConfig, err = RenderAll(v.MountConfig, values)
+	maps.DeleteFunc(m.MountConfig, func(_, text string) bool { return text == "" })
 	return m, err
 }
 

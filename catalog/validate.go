@@ -34,6 +34,7 @@ var (
 	packageName  = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(\|[a-z0-9][a-z0-9+.-]+)*$`)
 	fileMode     = regexp.MustCompile(`^[0-7]{3,4}$`)
 	signals      = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"}
+	capabilities = []string{"SYS_CHROOT", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER"}
 	requirements = []string{"syslog_drain", "route_forwarding", "volume_mount"}
 )
 
@@ -140,7 +141,7 @@ func (c *checker) role(role Role, at place) {
 	}
 	c.want(userName.MatchString(role.User), at.at("user"), "the role %s needs a user, a name as in passwd; %q is none", role.Name, role.User)
 	for i, capability := range role.Capabilities {
-		c.want(capability == "SYS_CHROOT", at.at("capabilities", i), "the capability %q is not allowed; only SYS_CHROOT is", capability)
+		c.want(slices.Contains(capabilities, capability), at.at("capabilities", i), "the capability %q is none of %s", capability, strings.Join(capabilities, ", "))
 	}
 	c.paths(role.Paths, at.at("paths"))
 	c.program(role.Template, at.at("template"), scope{what: "a template program"})

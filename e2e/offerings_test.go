@@ -19,6 +19,8 @@ pools:
   http/medium: {floor: 0}
   gateway/small: {floor: 0}
   gateway/medium: {floor: 0}
+  volume/small: {floor: 0}
+  volume/medium: {floor: 0}
 `
 
 // Every offering: a warm hit, real use, bindings apart from each other, and the

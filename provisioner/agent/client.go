@@ -21,13 +21,25 @@ const answerLimit = 8 << 20
 // there is nothing to close, and all methods may be called concurrently. An
 // answer that is no success is an *Error.
 type Client struct {
-	dir  string
+	open func() (*os.File, error) // the agent's directory
 	http http.Client
 }
 
 // NewClient is for the agent that serves in dir.
 func NewClient(dir string) *Client {
-	c := &Client{dir: dir}
+	return NewClientAt(func() (*os.File, error) {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+		}
+		return os.NewFile(uintptr(fd), dir), nil
+	})
+}
+
+// NewClientAt is for an agent whose directory has to be opened anew for every
+// connection.
+func NewClientAt(open func() (*os.File, error)) *Client {
+	c := &Client{open: open}
 	c.http.Transport = &http.Transport{
 		DisableKeepAlives:  true,
 		DisableCompression: true,
@@ -40,13 +52,13 @@ func NewClient(dir string) *Client {
 
 // dial goes through an open directory: the path of a unix socket has 108 bytes.
 func (c *Client) dial(ctx context.Context, network, name string) (net.Conn, error) {
-	fd, err := unix.Open(c.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err := c.open()
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: c.dir, Err: err}
+		return nil, err
 	}
-	defer unix.Close(fd)
+	defer dir.Close()
 	var d net.Dialer
-	return d.DialContext(ctx, network, procPath(fd, name))
+	return d.DialContext(ctx, network, procPath(int(dir.Fd()), name))
 }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {

@@ -50,6 +50,10 @@ func customise(root string, i ingredients) error {
 			return err
 		}
 	}
+	// Some servers look there for what is mounted.
+	if err := errors.Join(os.RemoveAll(filepath.Join(root, "etc/mtab")), os.Symlink("../proc/self/mounts", filepath.Join(root, "etc/mtab"))); err != nil {
+		return err
+	}
 	if err := addUsers(root, i.Users); err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ import (
 )
 
 // builderVersion changes when this package makes another tree from the same input.
-const builderVersion = "1"
+const builderVersion = "2"
 
 // neededBytes is what a build takes at its peak, packages and tree together.
 const neededBytes = 1600 << 20

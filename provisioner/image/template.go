@@ -37,6 +37,9 @@ type TemplateOptions struct {
 	Progress io.Writer
 }
 
+// diskVersion changes when this package makes another disk from the same content.
+const diskVersion = ".2"
+
 var templateKey = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
 // EnsureTemplates returns the templates in the order of the sizes, and makes
@@ -48,7 +51,7 @@ func EnsureTemplates(ctx context.Context, o TemplateOptions) ([]Template, error)
 	dir := filepath.Join(o.Dir, "templates")
 	all := make([]Template, len(o.Sizes))
 	for i, size := range o.Sizes {
-		name := o.Key + "-" + strconv.FormatInt(int64(size), 10) + ".ext4"
+		name := o.Key + "-" + strconv.FormatInt(int64(size), 10) + diskVersion + ".ext4"
 		all[i] = Template{Key: o.Key, Size: size, Path: filepath.Join(dir, name)}
 	}
 	if len(missing(all)) == 0 {
@@ -122,7 +125,7 @@ func makeDisk(ctx context.Context, file, content string, size catalog.Bytes) err
 	if err := errors.Join(f.Truncate(int64(size)), f.Close()); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-J", "size=4", "-O", "^resize_inode",
+	cmd := exec.CommandContext(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-J", "size=4", "-O", "^resize_inode,metadata_csum_seed",
 		"-E", "root_owner=0:0,lazy_itable_init=0,lazy_journal_init=1,discard", "-d", content, file)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

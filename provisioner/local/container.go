@@ -29,7 +29,8 @@ type containerSpec struct {
 	rootfs   string
 	hostname string
 	agent    string // host path of the agent binary
-	dir      string // the member's folder: run/ and etc/ are bound from it
+	dir      string // the member's folder, with the bundle
+	own      string // run/ and etc/ are bound from it; the member's folder, or a file system of the member's own
 	cgroup   string
 	size     catalog.Size
 	caps     []string          // beyond the agent's own
@@ -123,10 +124,10 @@ func (c containerSpec) mounts() []specs.Mount {
 		{Type: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		tmpfs("/remuda", "nodev", "mode=755", "ro"),
 		bind(c.agent, "/remuda/agent", "ro"),
-		bind(filepath.Join(c.dir, "run"), agentRun, "rw", "noexec"),
+		bind(filepath.Join(c.own, "run"), agentRun, "rw", "noexec"),
 		tmpfs(diskMount, "nodev", "mode=700", "ro"),
-		bind(filepath.Join(c.dir, "etc/hosts"), "/etc/hosts", "ro", "noexec"),
-		bind(filepath.Join(c.dir, "etc/hostname"), "/etc/hostname", "ro", "noexec"),
+		bind(filepath.Join(c.own, "etc/hosts"), "/etc/hosts", "ro", "noexec"),
+		bind(filepath.Join(c.own, "etc/hostname"), "/etc/hostname", "ro", "noexec"),
 	}
 	if c.egress {
 		m = append(m, bind(filepath.Join(c.dir, "etc/resolv.conf"), "/etc/resolv.conf", "ro", "noexec"))
@@ -157,23 +158,31 @@ func (b *Backend) runc(log string) *runc.Runc {
 // runContainer writes the bundle and starts the container, and returns its
 // PID 1. An older container of the same id is removed first.
 func (b *Backend) runContainer(ctx context.Context, id string, c containerSpec) (pid int, err error) {
+	if err := prepareFolder(c); err != nil {
+		return 0, err
+	}
+	return b.startContainer(ctx, id, c, func(bundle, log, pidFile string) error {
+		null, err := runc.NewNullIO()
+		if err != nil {
+			return err
+		}
+		defer null.Close()
+		_, err = b.runc(log).Run(ctx, id, bundle, &runc.CreateOpts{IO: null, PidFile: pidFile, Detach: true})
+		return err
+	})
+}
+
+func (b *Backend) startContainer(ctx context.Context, id string, c containerSpec, run func(bundle, log, pidFile string) error) (pid int, err error) {
 	if err := writeBundle(c); err != nil {
 		return 0, err
 	}
 	bundle := filepath.Join(c.dir, "bundle")
 	log := filepath.Join(bundle, "runc.log")
-	rt := b.runc(log)
 	if err := b.deleteContainer(ctx, id, c.cgroup, c.dir); err != nil {
 		return 0, err
 	}
-	null, err := runc.NewNullIO()
-	if err != nil {
-		return 0, err
-	}
-	defer null.Close()
 	pidFile := filepath.Join(bundle, "pid")
-	_, err = rt.Run(ctx, id, bundle, &runc.CreateOpts{IO: null, PidFile: pidFile, Detach: true})
-	if err != nil {
+	if err := run(bundle, log, pidFile); err != nil {
 		return 0, fmt.Errorf("run container %s: %w%s", id, err, lastError(log))
 	}
 	p, err := os.ReadFile(pidFile)
@@ -183,12 +192,9 @@ func (b *Backend) runContainer(ctx context.Context, id string, c containerSpec) 
 	return strconv.Atoi(strings.TrimSpace(string(p)))
 }
 
-func writeBundle(c containerSpec) error {
-	spec, err := c.oci()
-	if err != nil {
-		return err
-	}
-	for dir, mode := range map[string]os.FileMode{"bundle": 0o700, "run": 0o700, "etc": 0o755} {
+// prepareFolder makes what is bound from the member's folder.
+func prepareFolder(c containerSpec) error {
+	for dir, mode := range map[string]os.FileMode{"run": 0o700, "etc": 0o755} {
 		if err := os.MkdirAll(filepath.Join(c.dir, dir), mode); err != nil {
 			return err
 		}
@@ -196,7 +202,15 @@ func writeBundle(c containerSpec) error {
 	if err := clearDir(filepath.Join(c.dir, "run")); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(c.dir, "etc/hostname"), []byte(c.hostname+"\n"), 0o644); err != nil {
+	return os.WriteFile(filepath.Join(c.dir, "etc/hostname"), []byte(c.hostname+"\n"), 0o644)
+}
+
+func writeBundle(c containerSpec) error {
+	spec, err := c.oci()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(c.dir, "bundle"), 0o700); err != nil {
 		return err
 	}
 	b, err := json.Marshal(spec)

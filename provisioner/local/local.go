@@ -11,6 +11,7 @@
 //	<state>/groups/<id>/<member>/disk-N.img  the disk of generation N: sparse ext4
 //	<state>/groups/<id>/<member>/run/      the agent's sockets (0700)
 //	<state>/groups/<id>/<member>/bundle/   the OCI bundle
+//	<state>/groups/<id>/<member>/own/      where a root of the member's own is attached, seen by runc only
 //	<state>/runc/                          runc's own state
 //	cgroup remuda-<host key>/<id>.<member> limits; the key is made from the state folder's path
 //
@@ -281,7 +282,3 @@ func (b *Backend) agentHealth(ctx context.Context, rec recordData, m memberRecor
 }
 
 func (b *Backend) memberDir(id, member string) string { return filepath.Join(b.groupDir(id), member) }
-
-func (b *Backend) client(id, member string) *agent.Client {
-	return agent.NewClient(filepath.Join(b.memberDir(id, member), "run"))
-}

@@ -72,13 +72,23 @@ func (m *member) disk(generation int) string {
 
 // run starts the container with its agent, nothing else in it yet.
 func (m *member) run(ctx context.Context, binds map[string]string) error {
-	if err := m.writeNames(); err != nil {
-		return err
-	}
-	pid, err := m.b.runContainer(ctx, m.id(), containerSpec{
-		rootfs: m.rootfs, hostname: m.Name, agent: m.b.agentPath, dir: m.dir, cgroup: m.cgroup(),
+	spec := containerSpec{
+		rootfs: m.rootfs, hostname: m.Name, agent: m.b.agentPath, dir: m.dir, own: m.dir, cgroup: m.cgroup(),
 		size: m.Size, caps: m.Role.Capabilities, egress: isEgress(m.Member), binds: binds,
-	})
+	}
+	var pid int
+	var err error
+	if m.rec.ownRoot(m.Name) {
+		pid, err = m.runOwn(ctx, spec)
+	} else {
+		if m.Role.OwnRoot() { // sees folders of the host, so it has no more rights to files than others
+			spec.caps = nil
+		}
+		if err := m.writeNames(); err != nil {
+			return err
+		}
+		pid, err = m.b.runContainer(ctx, m.id(), spec)
+	}
 	if err != nil {
 		return err
 	}
@@ -99,15 +109,20 @@ func (m *member) run(ctx context.Context, binds map[string]string) error {
 	return sealAgent(pid)
 }
 
-// writeNames writes the files that names are looked up in.
-func (m *member) writeNames() error {
-	var names []string
+// names of all members of the group that have a network of their own.
+func (m *member) names() []string {
+	var out []string
 	for _, s := range m.siblings {
 		if !isEgress(s) {
-			names = append(names, s.Name)
+			out = append(out, s.Name)
 		}
 	}
-	if err := writeHosts(m.dir, names); err != nil || !isEgress(m.Member) {
+	return out
+}
+
+// writeNames writes the files that names are looked up in.
+func (m *member) writeNames() error {
+	if err := writeHosts(m.dir, m.names()); err != nil || !isEgress(m.Member) {
 		return err
 	}
 	return copyHostNames(m.dir)

@@ -198,6 +198,19 @@ func newDisk(image string) (*os.File, error) {
 	})
 }
 
+// newReadOnly makes a detached mount of an ext4 image that is never written to.
+func newReadOnly(image string) (*os.File, error) {
+	loop, err := attachShared(image)
+	if err != nil {
+		return nil, fmt.Errorf("attach image: %w", err)
+	}
+	defer loop.Close()
+	return newMount("ext4", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, map[string]string{
+		"source": fmt.Sprintf("/proc/self/fd/%d", loop.Fd()),
+		"ro":     "",
+	})
+}
+
 func newTmpfs(p place) (*os.File, error) {
 	return newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, map[string]string{
 		"source": "tmpfs",
@@ -209,7 +222,7 @@ func newTmpfs(p place) (*os.File, error) {
 }
 
 // newMount makes a mount that is attached nowhere; closing the file ends it
-// unless it was moved somewhere.
+// unless it was moved somewhere. An option without a value is a flag.
 func newMount(fstype string, attrs int, options map[string]string) (*os.File, error) {
 	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -217,7 +230,11 @@ func newMount(fstype string, attrs int, options map[string]string) (*os.File, er
 	}
 	defer unix.Close(fs)
 	for k, v := range options {
-		if err := unix.FsconfigSetString(fs, k, v); err != nil {
+		set := func() error { return unix.FsconfigSetString(fs, k, v) }
+		if v == "" {
+			set = func() error { return unix.FsconfigSetFlag(fs, k) }
+		}
+		if err := set(); err != nil {
 			return nil, fmt.Errorf("set %s of %s: %w", k, fstype, err)
 		}
 	}

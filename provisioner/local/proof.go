@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -22,7 +21,12 @@ func (m *member) proveEmpty() error {
 	if !slices.Equal(procs, []int{rec.PID}) {
 		return fmt.Errorf("processes %v are in %s besides its agent %d", procs, m.id(), rec.PID)
 	}
-	entries, err := os.ReadDir(filepath.Join(m.dir, "run"))
+	dir, err := m.b.agentDir(m.rec.ID, m.Name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
 	if err != nil {
 		return err
 	}
