@@ -72,8 +72,8 @@ type Role struct {
 	// agent.Egress for where it cannot lead. At most one role, and never the leader's.
 	EgressPort int `yaml:"egress_port,omitempty" json:"egress_port,omitempty"`
 	// Capabilities beyond the agent's own (SETUID, SETGID, KILL): SYS_CHROOT,
-	// DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER; see OwnRoot for what comes with the
-	// last three. The Template program never has those.
+	// DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER. With one of the last three comes
+	// OwnRoot, and the Template program has none of them.
 	Capabilities []string `yaml:"capabilities,omitempty" json:"capabilities,omitempty"`
 	// Paths are the only writable places, besides /tmp (disk), /run and
 	// /dev/shm (memory), which every member has. All are fresh in every generation.
