@@ -2,15 +2,12 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"reflect"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,55 +16,6 @@ import (
 	"github.com/remuda/remuda/provisioner/backendtest"
 	"github.com/remuda/remuda/provisioner/local"
 )
-
-// nfs runs one of libnfs's programs.
-func nfs(program string, words ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	var out, said bytes.Buffer
-	cmd := exec.CommandContext(ctx, program, words...)
-	cmd.Stdout, cmd.Stderr = &out, &said
-	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("%s: %w: %s%s", program, err, out.String(), said.String())
-	}
-	return out.String(), nil
-}
-
-// nfsURL is how libnfs names a file of a binding's export.
-func nfsURL(c map[string]any, file string) string {
-	return fmt.Sprintf("nfs://%s%s/%s?version=4&nfsport=%.0f", c["host"], c["export"], file, c["port"])
-}
-
-func put(t *testing.T, c map[string]any, file, text string) error {
-	t.Helper()
-	from := filepath.Join(t.TempDir(), "from")
-	if err := os.WriteFile(from, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	_, err := nfs("nfs-cp", from, nfsURL(c, file))
-	return err
-}
-
-func wantFile(t *testing.T, c map[string]any, file, want string) {
-	t.Helper()
-	if got, err := nfs("nfs-cat", nfsURL(c, file)); err != nil || got != want {
-		t.Errorf("%s has %q, want %q: %v", file, got, want, err)
-	}
-}
-
-func openVolume(t *testing.T, c map[string]any) (*backendtest.NFS, []byte) {
-	t.Helper()
-	client, err := backendtest.DialNFS(t.Context(), address(c))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	export, err := client.Lookup(c["export"].(string))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return client, export
-}
 
 const oneVolume = "offerings: [volume]\npools: {volume/medium: {floor: 0}, volume/small: {floor: 1, ceiling: 2}}"
 
@@ -111,6 +59,8 @@ func TestVolume(t *testing.T) {
 	t.Run("Quota", func(t *testing.T) { volumeQuota(t, w, r) })
 	t.Run("Unbind", func(t *testing.T) { volumeUnbind(t, h, p, w) })
 	t.Run("Crash", func(t *testing.T) { volumeCrash(t, h, w, r) })
+
+	t.Run("Update", func(t *testing.T) { volumeUpdate(t, h, w, r) })
 
 	client, export := openVolume(t, w)
 	h.want("deprovision", h.deprovision("vol", p), 200)
@@ -370,27 +320,27 @@ func volumeCrash(t *testing.T, h *host, w, r map[string]any) {
 	}
 }
 
-func stillThere(pid int) error {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if _, after, _ := strings.Cut(string(text), ") "); err == nil && !strings.HasPrefix(after, "Z") {
-		return fmt.Errorf("process %d is still there", pid)
-	}
-	return nil
-}
-
-// childOf finds a process by its name and its parent.
-func childOf(t *testing.T, parent int, name string) int {
-	t.Helper()
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, stat := range stats {
-		text, _ := os.ReadFile(stat)
-		before, after, _ := strings.Cut(string(text), ") ")
-		f := strings.Fields(after)
-		if strings.HasSuffix(before, "("+name) && len(f) > 1 && f[1] == strconv.Itoa(parent) {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
-			return pid
+// volumeUpdate changes the plan and back: files, exports and even handles stay.
+func volumeUpdate(t *testing.T, h *host, w, r map[string]any) {
+	h.t = t
+	_, export := openVolume(t, w)
+	small, medium := h.plan("volume", "small"), h.plan("volume", "medium")
+	for _, change := range []struct {
+		from, to plan
+		mib      int
+	}{{small, medium, 3600}, {medium, small, 900}} {
+		h.want("change the plan", h.patch("vol", change.from, map[string]any{"plan_id": change.to.plan}), 200)
+		wantFile(t, r, "hello.txt", "hello")
+		client, _ := openVolume(t, w)
+		if err := errors.Join(client.Stat(export), client.Mkdir(export, "kept"), client.Remove(export, "kept")); err != nil {
+			t.Errorf("a handle from before the change: %v", err)
+		}
+		if err := put(t, r, "no.txt", "no"); err == nil {
+			t.Error("the read-only export is not read-only any more")
+		}
+		var fs syscall.Statfs_t
+		if err := syscall.Statfs(fmt.Sprintf("/proc/%d/root/var/lib/volume", h.groupOf("vol").Members[0].PID), &fs); err != nil || int(fs.Blocks>>8) < change.mib {
+			t.Errorf("the disk has %d MiB, %v", fs.Blocks>>8, err)
 		}
 	}
-	t.Fatalf("no %s in the member", name)
-	return 0
 }
