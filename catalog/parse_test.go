@@ -98,6 +98,10 @@ func TestParseFaults(t *testing.T) {
 			[]string{"at most one", "more than one member", "not between 1", "at most one"}},
 		"egress at a port that is used": {replace("roles:", "roles:\n  - {name: out, egress_port: 11211}", "        server: {", "        out: {cpu: 1, memory: 64MiB, disk: 32MiB}\n        server: {", "name: memcached\n", "name: memcached\nleader: server\n"),
 			[]string{"one of the endpoint memcached"}},
+		"Go programs": {replace("roles:", "go_programs:\n  - {module: 'x y', version: latest, package: ../x, name: a/b, sum: h1:AAAA}\nroles:"),
+			[]string{"not the path of a Go module", "not a module's version", "not a package within", "does not fit", "needs the module's sum"}},
+		"Go program twice": {replace("roles:", "go_programs: [&p {module: example.com/p, version: v1.2.3, package: ./cmd/p, name: p, sum: 'h1:GlM6ZYEE1p6hh1xTSQnLVHWnmWmlbgqa4EyBxBSm1/k='}, *p]\nroles:"),
+			[]string{"the program \"p\" is there twice"}},
 		"secret variable": {replace("roles:", "environment: {MEMBER_SECRET: x}\nroles:"), []string{"cannot be the name"}},
 	}
 	for name, test := range tests {
