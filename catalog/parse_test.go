@@ -146,13 +146,14 @@ func TestBuiltinCredentials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ports := map[string]any{"mysql": 4001, "postgresql": 4002, "redis": 4003, "ftp": 4004, "passive": 4010, "site": 4005, "upload": 4006}
+	ports := map[string]any{"mysql": 4001, "postgresql": 4002, "redis": 4003, "ftp": 4004, "passive": 4010, "site": 4005, "upload": 4006, "tcp": 4007, "tls": 4008, "https": 4009}
 	values := map[string]any{
 		"instance": "i", "binding": "b", "username": "u123", "password": "pw", "number": 1, "parameters": map[string]any{}, "host": "h.example", "ports": ports,
+		"output": map[string]string{"ca_certificate": "c"},
 	}
 	want := map[string]string{
 		"mysql": "mysql://u123:pw@h.example:4001/app", "postgresql": "postgresql://u123:pw@h.example:4002/app", "redis": "redis://u123:pw@h.example:4003/0",
-		"ftp": "ftp://u123:pw@h.example:4004/", "http": "http://h.example:4005/",
+		"ftp": "ftp://u123:pw@h.example:4004/", "http": "http://h.example:4005/", "syslog": "https://u123:pw@h.example:4009/select/logsql/query",
 	}
 	for _, r := range recipes {
 		if r.RouteServiceURL != "" {
