@@ -30,6 +30,7 @@ var middlewares = map[string]middleware{
 	"ftp":        {admin: ftpCanaries, login: ftpLogin, session: ftpSession, use: ftpUse},
 	"http":       {admin: httpCanaries, login: httpLogin, session: httpSession, use: httpUse},
 	"gateway":    {admin: gatewayCanaries, login: gatewayLogin, session: gatewaySession, use: gatewayUse},
+	"syslog":     {admin: syslogCanaries, login: syslogLogin, session: syslogSession, use: syslogUse},
 }
 
 // sqlSession runs statements in one session; it lives while the session answers.
