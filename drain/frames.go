@@ -49,8 +49,8 @@ func (r *reader) next() ([]byte, error) {
 			return r.line()
 		}
 		n, err := r.length()
-		if err != nil || n == 0 {
-			return nil, errors.Join(err, zeroLength(n))
+		if err != nil {
+			return nil, err
 		}
 		if cap(r.buf) < n {
 			r.buf = make([]byte, n)
@@ -63,13 +63,6 @@ func (r *reader) next() ([]byte, error) {
 			return m, nil
 		}
 	}
-}
-
-func zeroLength(n int) error {
-	if n == 0 {
-		return errFrame
-	}
-	return nil
 }
 
 func unexpected(err error) error {
@@ -86,6 +79,8 @@ func (r *reader) length() (n int, err error) {
 		switch {
 		case err != nil:
 			return 0, unexpected(err)
+		case c == ' ' && n == 0:
+			return 0, errFrame
 		case c == ' ':
 			return n, nil
 		case c < '0' || c > '9':
