@@ -11,6 +11,7 @@ import (
 // never a sibling. The agent's client and the image are below the back ends.
 var allowed = map[string][]string{
 	"catalog":                 {},
+	"drain":                   {},
 	"store":                   {"catalog"},
 	"store/sqlite":            {"store", "catalog"},
 	"provisioner":             {"catalog", "store"},

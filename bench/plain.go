@@ -45,7 +45,7 @@ func (b *bench) plain(offering, planName string) (*plain, error) {
 	ports := map[string]int{r.Endpoints[0].Name: p.port}
 	start := map[string]any{
 		"member": "plain", "memory_mib": size.Memory.MiB(), "disk_mib": size.Disk.MiB(), "cpu": int(math.Ceil(size.CPU)),
-		"host": loopback, "ports": ports, "last_ports": ports, "peers": map[string][]string{}, "environment": map[string]string{},
+		"host": loopback, "hostname": loopback, "ports": ports, "last_ports": ports, "peers": map[string][]string{}, "environment": map[string]string{},
 	}
 	hook := map[string]any{
 		"instance": "plain", "binding": "plain", "username": "benchbenchbench1", "password": "0123456789abcdef0123456789abcdef",

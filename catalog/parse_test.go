@@ -100,6 +100,10 @@ func TestParseFaults(t *testing.T) {
 			[]string{"at most one", "more than one member", "not between 1", "at most one"}},
 		"egress at a port that is used": {replace("roles:", "roles:\n  - {name: out, egress_port: 11211}", "        server: {", "        out: {cpu: 1, memory: 64MiB, disk: 32MiB}\n        server: {", "name: memcached\n", "name: memcached\nleader: server\n"),
 			[]string{"one of the endpoint memcached"}},
+		"Go programs": {replace("roles:", "go_programs:\n  - {module: 'x y', version: latest, package: ../x, name: a/b, sum: h1:AAAA}\nroles:"),
+			[]string{"not the path of a Go module", "not a module's version", "not a package within", "does not fit", "needs the module's sum"}},
+		"Go program twice": {replace("roles:", "go_programs: [&p {module: example.com/p, version: v1.2.3, package: ./cmd/p, name: p, sum: 'h1:GlM6ZYEE1p6hh1xTSQnLVHWnmWmlbgqa4EyBxBSm1/k='}, *p]\nroles:"),
+			[]string{"the program \"p\" is there twice"}},
 		"secret variable": {replace("roles:", "environment: {MEMBER_SECRET: x}\nroles:"), []string{"cannot be the name"}},
 	}
 	for name, test := range tests {
@@ -144,13 +148,14 @@ func TestBuiltinCredentials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ports := map[string]any{"mysql": 4001, "postgresql": 4002, "redis": 4003, "ftp": 4004, "passive": 4010, "site": 4005, "upload": 4006}
+	ports := map[string]any{"mysql": 4001, "postgresql": 4002, "redis": 4003, "ftp": 4004, "passive": 4010, "site": 4005, "upload": 4006, "tcp": 4007, "tls": 4008, "https": 4009}
 	values := map[string]any{
 		"instance": "i", "binding": "b", "username": "u123", "password": "pw", "number": 1, "parameters": map[string]any{}, "host": "h.example", "ports": ports,
+		"output": map[string]string{"ca_certificate": "c"},
 	}
 	want := map[string]string{
 		"mysql": "mysql://u123:pw@h.example:4001/app", "postgresql": "postgresql://u123:pw@h.example:4002/app", "redis": "redis://u123:pw@h.example:4003/0",
-		"ftp": "ftp://u123:pw@h.example:4004/", "http": "http://h.example:4005/",
+		"ftp": "ftp://u123:pw@h.example:4004/", "http": "http://h.example:4005/", "syslog": "https://u123:pw@h.example:4009/select/logsql/query",
 	}
 	for _, r := range recipes {
 		if want[r.Name] == "" { // no login; has a test of its own

@@ -23,6 +23,9 @@ type Recipe struct {
 	// Packages are Debian packages the image must have. "a|b" takes the first
 	// that the host's package archive knows.
 	Packages []string `yaml:"packages" json:"packages"`
+	// GoPrograms are built from source into the image's /usr/local/bin, which takes Go
+	// on the host, once.
+	GoPrograms []GoProgram `yaml:"go_programs,omitempty" json:"go_programs,omitempty"`
 	// Environment is given to every program of every member.
 	Environment map[string]string `yaml:"environment,omitempty" json:"environment,omitempty"`
 	Roles       []Role            `yaml:"roles" json:"roles"`
@@ -45,6 +48,15 @@ type Recipe struct {
 	SyslogDrainURL  string        `yaml:"syslog_drain_url,omitempty" json:"syslog_drain_url,omitempty"`
 	RouteServiceURL string        `yaml:"route_service_url,omitempty" json:"route_service_url,omitempty"`
 	VolumeMounts    []VolumeMount `yaml:"volume_mounts,omitempty" json:"volume_mounts,omitempty"`
+}
+
+// GoProgram is a program for the image that is a package of a Go module.
+type GoProgram struct {
+	Module  string `yaml:"module" json:"module"`
+	Version string `yaml:"version" json:"version"`                     // like v1.2.3
+	Package string `yaml:"package,omitempty" json:"package,omitempty"` // within the module, like ./cmd/server; default its root
+	Name    string `yaml:"name" json:"name"`                           // of the file in /usr/local/bin
+	Sum     string `yaml:"sum" json:"sum"`                             // the module's hash as in go.sum: h1:…
 }
 
 // VolumeMount is OSB's "Volume Mount Object" for a shared device. All values are
@@ -160,11 +172,12 @@ type Endpoint struct {
 //	cpu         CPU limit in cores, rounded up
 //	disk_mib    size of the disk in MiB
 //	host        advertised host of the group as an IP address
+//	hostname    advertised host of the group as credentials show it: a name, or the address
 //	ports       map: endpoint name → first published port
 //	last_ports  map: endpoint name → last published port
 //	peers       map: role → member names, whose addresses are in /etc/hosts
 //	environment map: the definition's environment
-var StartValues = []string{"member", "memory_mib", "cpu", "disk_mib", "host", "ports", "last_ports", "peers", "environment"}
+var StartValues = []string{"member", "memory_mib", "cpu", "disk_mib", "host", "hostname", "ports", "last_ports", "peers", "environment"}
 
 // HookValues are what templates of Provision, Bind and Unbind may use:
 //

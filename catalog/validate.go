@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
 )
 
@@ -32,6 +34,8 @@ var (
 	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 	guid         = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 	packageName  = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(\|[a-z0-9][a-z0-9+.-]+)*$`)
+	programName  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+	goPackage    = regexp.MustCompile(`^\./[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*$`)
 	fileMode     = regexp.MustCompile(`^[0-7]{3,4}$`)
 	signals      = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"}
 	capabilities = []string{"SYS_CHROOT", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER"}
@@ -64,6 +68,7 @@ func (c *checker) check() {
 	for i, p := range r.Packages {
 		c.want(packageName.MatchString(p), place{"packages", i}, "%q is not a package name, nor several with | between them", p)
 	}
+	c.goPrograms()
 	c.variables(r.Environment, place{"environment"})
 	c.want(len(r.Roles) > 0, place{"roles"}, "a recipe needs at least one role")
 	seen := map[string]bool{}
@@ -87,6 +92,21 @@ func (c *checker) check() {
 	}
 	c.access()
 	c.offering(r.Offering)
+}
+
+func (c *checker) goPrograms() {
+	names := map[string]bool{}
+	for i, p := range c.recipe.GoPrograms {
+		at := place{"go_programs", i}
+		c.want(module.CheckPath(p.Module) == nil, at.at("module"), "%q is not the path of a Go module", p.Module)
+		c.want(semver.Canonical(p.Version) == strings.TrimSuffix(p.Version, "+incompatible") && p.Version != "", at.at("version"), "%q is not a module's version like v1.2.3", p.Version)
+		c.want(p.Package == "" || p.Package == "." || goPackage.MatchString(p.Package) && !strings.Contains(p.Package, ".."), at.at("package"), "%q is not a package within the module like ./cmd/server", p.Package)
+		c.want(programName.MatchString(p.Name), at.at("name"), "the program's name %q does not fit %s", p.Name, programName)
+		c.want(!names[p.Name], at.at("name"), "the program %q is there twice", p.Name)
+		names[p.Name] = true
+		sum, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(p.Sum, "h1:"))
+		c.want(strings.HasPrefix(p.Sum, "h1:") && err == nil && len(sum) == 32, at.at("sum"), "the program %s needs the module's sum as in go.sum, h1:…; %q is none", p.Name, p.Sum)
+	}
 }
 
 // access checks what a binding has besides credentials, and that the offering

@@ -37,9 +37,15 @@ func assemble(ctx context.Context, c Config, all []catalog.Recipe, log *slog.Log
 		return nil, err
 	}
 	p.recipes = offered(c, all)
-	// One image serves all recipes, so that it stays the same when the
-	// operator changes what is offered.
-	if p.image, err = image.Ensure(ctx, image.OptionsFor(c.ImageDir, all, progress)); err != nil {
+	// One image serves all recipes, so that it stays the same when the operator
+	// changes what is offered. Only what is built from source waits for being
+	// offered, because it needs a compiler on the host.
+	options := image.OptionsFor(c.ImageDir, all, progress)
+	options.GoPrograms = nil
+	for _, r := range p.recipes {
+		options.GoPrograms = append(options.GoPrograms, r.GoPrograms...)
+	}
+	if p.image, err = image.Ensure(ctx, options); err != nil {
 		p.store.Close()
 		return nil, err
 	}

@@ -124,7 +124,7 @@ func (c canaries) fresh(t *testing.T) map[string]any {
 	for _, e := range c.group.Endpoints {
 		ports[e.Name] = e.Port
 	}
-	values := map[string]any{"username": "", "password": "", "host": "", "ports": ports, "number": 0, "instance": "", "binding": "", "parameters": map[string]any{}, "output": map[string]string{}, "route": map[string]any{"host": "", "port": 0, "path": ""}}
+	values := map[string]any{"username": "", "password": "", "host": "", "ports": ports, "number": 0, "instance": "", "binding": "", "parameters": map[string]any{}, "output": map[string]string{"ca_certificate": ""}, "route": map[string]any{"host": "", "port": 0, "path": ""}}
 	credentials, err := accessOf(c.group.Definition.Recipe, values)
 	if err != nil {
 		t.Fatal(err)

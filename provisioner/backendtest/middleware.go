@@ -31,6 +31,7 @@ var middlewares = map[string]middleware{
 	"http":       {admin: httpCanaries, login: httpLogin, session: httpSession, use: httpUse},
 	"gateway":    {admin: gatewayCanaries, login: gatewayLogin, session: gatewaySession, use: gatewayUse},
 	"volume":     {admin: volumeCanaries, login: volumeLogin, session: volumeSession, use: volumeUse},
+	"syslog":     {admin: syslogCanaries, login: syslogLogin, session: syslogSession, use: syslogUse},
 }
 
 // sqlSession runs statements in one session; it lives while the session answers.

@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/remuda/remuda/catalog"
 )
 
 // builderVersion changes when this package makes another tree from the same input.
@@ -55,10 +57,11 @@ var BaseDirectories = []string{"/data", "/srv"}
 
 // Options say what the root file system must have.
 type Options struct {
-	Dir         string    // the image folder; made when it is not there
-	Packages    []string  // Debian packages besides BasePackages; "a|b" takes the first the archive knows
-	Users       []string  // users that must exist; those that no package makes become system users
-	Directories []string  // mount points besides BaseDirectories; emptied
+	Dir         string   // the image folder; made when it is not there
+	Packages    []string // Debian packages besides BasePackages; "a|b" takes the first the archive knows
+	Users       []string // users that must exist; those that no package makes become system users
+	Directories []string // mount points besides BaseDirectories; emptied
+	GoPrograms  []catalog.GoProgram
 	Progress    io.Writer // lines about long steps; nil for none
 }
 
@@ -78,6 +81,8 @@ type ingredients struct {
 	Packages    []string `json:"packages"`
 	Users       []string `json:"users"`
 	Directories []string `json:"directories"`
+	// Left out when there are none, so that adding the field made no other images.
+	GoPrograms []catalog.GoProgram `json:"go_programs,omitempty"`
 }
 
 func (i ingredients) hash() string {
@@ -102,6 +107,9 @@ func Ensure(ctx context.Context, o Options) (Image, error) {
 		Packages:    sorted(BasePackages, o.Packages),
 		Users:       sorted(BaseUsers, o.Users),
 		Directories: sorted(BaseDirectories, o.Directories),
+	}
+	if i.GoPrograms, err = sortedPrograms(o.GoPrograms); err != nil {
+		return Image{}, err
 	}
 	for _, dir := range i.Directories {
 		if !strings.HasPrefix(dir, "/") || filepath.Clean(dir) != dir || dir == "/" {
@@ -153,6 +161,13 @@ func (b builder) build(ctx context.Context) error {
 	if err := enoughRoom(b.dir, neededBytes); err != nil {
 		return err
 	}
+	compiler := ""
+	if len(b.ingredients.GoPrograms) > 0 { // said before the long steps
+		var err error
+		if compiler, err = findGo(b.ingredients.GoPrograms[0].Name); err != nil {
+			return err
+		}
+	}
 	packages, err := resolvePackages(ctx, b.ingredients.Packages)
 	if err != nil {
 		return err
@@ -174,6 +189,11 @@ func (b builder) build(ctx context.Context) error {
 	b.say("finishing the root file system")
 	if err := customise(root, b.ingredients); err != nil {
 		return fmt.Errorf("finish root file system: %w", err)
+	}
+	for _, p := range b.ingredients.GoPrograms {
+		if err := b.goProgram(ctx, compiler, work, filepath.Join(root, "usr/local/bin"), p); err != nil {
+			return fmt.Errorf("build %s: %w", p.Name, err)
+		}
 	}
 	if err := writeJSON(filepath.Join(work, "made-from.json"), b.ingredients); err != nil {
 		return err

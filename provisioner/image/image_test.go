@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/remuda/remuda/catalog"
 )
 
 func TestHostSources(t *testing.T) {
@@ -72,6 +74,18 @@ func TestHash(t *testing.T) {
 	b.Directories = []string{"/x"}
 	if a.hash() == b.hash() {
 		t.Error("a mount point makes no other image")
+	}
+	c := a
+	program := catalog.GoProgram{Module: "example.com/p", Version: "v1.0.0", Name: "p", Sum: "h1:a"}
+	c.GoPrograms = []catalog.GoProgram{program}
+	if a.hash() == c.hash() {
+		t.Error("a program makes no other image")
+	}
+	d := c
+	program.Sum = "h1:b"
+	d.GoPrograms = []catalog.GoProgram{program}
+	if c.hash() == d.hash() {
+		t.Error("another sum makes no other image")
 	}
 }
 

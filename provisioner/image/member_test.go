@@ -101,7 +101,7 @@ func newMember(t testing.TB, img image.Image, r catalog.Recipe, disk, ext4 strin
 	}
 	m.values = map[string]any{
 		"member": role.Name + "-0", "memory_mib": 256, "cpu": 1, "disk_mib": 1024, "host": "127.0.0.1",
-		"ports": ports, "last_ports": last, "peers": map[string]any{}, "environment": r.Environment,
+		"hostname": "127.0.0.1", "ports": ports, "last_ports": last, "peers": map[string]any{}, "environment": r.Environment,
 	}
 	var script strings.Builder
 	if ext4 != "" {

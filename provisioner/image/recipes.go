@@ -6,8 +6,8 @@ import (
 	"github.com/remuda/remuda/catalog"
 )
 
-// OptionsFor says what image serves all the recipes: their packages, users and
-// writable paths together.
+// OptionsFor says what image serves all the recipes: their packages, programs,
+// users and writable paths together.
 func OptionsFor(dir string, recipes []catalog.Recipe, progress io.Writer) Options {
 	o := Options{Dir: dir, Progress: progress}
 	user := func(name string) {
@@ -22,6 +22,7 @@ func OptionsFor(dir string, recipes []catalog.Recipe, progress io.Writer) Option
 	}
 	for _, r := range recipes {
 		o.Packages = append(o.Packages, r.Packages...)
+		o.GoPrograms = append(o.GoPrograms, r.GoPrograms...)
 		program(r.Provision)
 		program(r.Bind)
 		program(r.Unbind)

@@ -213,7 +213,7 @@ func (m *member) startValues(endpoints []store.Endpoint) map[string]any {
 	}
 	return map[string]any{
 		"member": m.Name, "memory_mib": m.Size.Memory.MiB(), "disk_mib": m.Size.Disk.MiB(),
-		"cpu": int(math.Ceil(m.Size.CPU)), "host": m.b.hostIP,
+		"cpu": int(math.Ceil(m.Size.CPU)), "host": m.b.hostIP, "hostname": m.b.opts.Publish.Host,
 		"ports": ports, "last_ports": last, "peers": peers, "environment": env,
 	}
 }
