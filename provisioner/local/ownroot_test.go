@@ -187,3 +187,26 @@ func TestOwnRootOpensNothingOfTheHost(t *testing.T) {
 		t.Errorf("a role without the capability opens files by handles: %s", said)
 	}
 }
+
+// What makes the pristine disk sees folders of the host, and has none of the rights.
+func TestTemplateProgramHasNoRightsToFiles(t *testing.T) {
+	b := newBackend(t)
+	t.Cleanup(func() { closeAllGroups(t, b) })
+	recipes, err := catalog.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := recipe(t, "volume")
+	r.Roles = slices.Clone(r.Roles)
+	const rights = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_FOWNER
+	r.Roles[0].Template = &catalog.Program{Command: []string{"/bin/sh", "-euc", fmt.Sprintf(
+		`set -- $(grep CapBnd /proc/self/status); [ $((0x$2 & %d)) = 0 ]; touch /var/lib/volume/made`, rights)}}
+	d := provisioner.NewDefinition(r, r.Offering.Plans[0], backendtest.Image(t, recipes...))
+	dir := t.TempDir()
+	if err := b.fillTemplate(t.Context(), d, d.MemberList()[0], dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "p0/made")); err != nil {
+		t.Error(err)
+	}
+}
