@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -397,17 +398,27 @@ func TestSyslogFlood(t *testing.T) {
 	h.want("deprovision", h.deprovision("flood", p), 200)
 }
 
-// servers are the processes of the only claimed group's member.
-func (h *host) servers() string {
+// servers are the server processes of the only claimed group's member.
+func (h *host) servers() (pids string) {
 	h.t.Helper()
 	for _, g := range h.groups() {
-		if g.State == "claimed" {
-			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", g.Members[0].PID, g.Members[0].PID))
-			if err != nil {
-				h.t.Fatal(err)
-			}
-			return string(b)
+		if g.State != "claimed" {
+			continue
 		}
+		inside, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", g.Members[0].PID))
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		all, _ := filepath.Glob("/proc/[0-9]*")
+		for _, p := range all {
+			if ns, _ := os.Readlink(p + "/ns/pid"); ns != inside {
+				continue
+			}
+			if name, _ := os.ReadFile(p + "/comm"); string(name) == "agent\n" || string(name) == "victoria-logs\n" {
+				pids += " " + filepath.Base(p)
+			}
+		}
+		return pids
 	}
 	h.t.Fatal("no group is claimed")
 	return ""
