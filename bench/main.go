@@ -98,6 +98,7 @@ var measurements = []measurement{
 	{"reset", (*bench).reset},
 	{"door", (*bench).door},
 	{"gateway", (*bench).gateway},
+	{"syslog", (*bench).syslog},
 	{"memory", (*bench).memory},
 	{"hundred", (*bench).hundred},
 }

@@ -47,6 +47,7 @@ const (
 type server struct {
 	Options
 	users   *users
+	pipe    *pipe
 	posts   chan struct{}
 	full    atomic.Bool
 	refused atomic.Int64 // messages that were dropped, and connections
@@ -60,6 +61,8 @@ func Serve(ctx context.Context, o Options) error {
 	}
 	secure := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	s := &server{Options: o, users: &users{path: o.Users}, posts: make(chan struct{}, o.Requests)}
+	s.pipe = &pipe{dial: s.dial}
+	defer s.pipe.close()
 	s.look()
 	var listeners []net.Listener
 	defer func() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -30,7 +31,7 @@ type reader struct {
 	buf []byte
 }
 
-func newReader(r io.Reader) *reader { return &reader{br: bufio.NewReaderSize(r, 64<<10)} }
+func newReader(r io.Reader) *reader { return &reader{br: bufio.NewReaderSize(r, 32<<10)} }
 
 // next returns a message that is valid until the next call, or io.EOF between two.
 func (r *reader) next() ([]byte, error) {
@@ -196,7 +197,7 @@ func timestamp(s string) bool {
 		return true
 	}
 	t, err := time.Parse(time.RFC3339Nano, s)
-	return err == nil && t.Year() >= 1970 && t.Year() <= 2200
+	return err == nil && !strings.Contains(s, ",") && t.Year() >= 1970 && t.Year() <= 2200
 }
 
 // streamed says whether the log server takes a message of a stream. It is more
@@ -209,12 +210,8 @@ func streamed(m []byte) bool {
 	return m[0] != '<' || !ok || len(rest) == len(m) || header(m) == nil
 }
 
-// writeFrame writes a message with its length before it.
-func writeFrame(w *bufio.Writer, m []byte) error {
-	var digits [24]byte
-	if _, err := w.Write(append(strconv.AppendInt(digits[:0], int64(len(m)), 10), ' ')); err != nil {
-		return err
-	}
-	_, err := w.Write(m)
-	return err
+// appendFrame appends a message with its length before it.
+func appendFrame(to, m []byte) []byte {
+	to = strconv.AppendInt(to, int64(len(m)), 10)
+	return append(append(to, ' '), m...)
 }

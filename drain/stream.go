@@ -1,18 +1,18 @@
 package drain
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// streams serves connections with syslog, each with its own to the log server, so
-// that nobody's faults are another's.
+// streams serves connections with syslog.
 func (s *server) streams(ctx context.Context, l net.Listener, secure *tls.Config) error {
 	for {
 		c, err := l.Accept()
@@ -45,26 +45,12 @@ func (s *server) streams(ctx context.Context, l net.Listener, secure *tls.Config
 	}
 }
 
-// stream copies messages until the sender ends or the log server hangs up.
+// stream copies messages until the sender ends or the log server takes no more.
 func (s *server) stream(ctx context.Context, c net.Conn) error {
-	first := make([]byte, 1) // who sends nothing costs the log server nothing
-	if _, err := io.ReadFull(c, first); err != nil {
-		return nil
-	}
-	up, err := s.dial(ctx, dialLimit)
-	if err != nil {
-		return err
-	}
-	defer up.Close()
-	gone := make(chan struct{})
-	go func() {
-		defer close(gone)
-		_, _ = io.Copy(io.Discard, up)
-		_ = c.Close()
-	}()
-	w := bufio.NewWriterSize(up, 32<<10)
-	in := newReader(io.MultiReader(&once{first}, &source{ctx, s, c, up, w}))
+	from := &source{ctx: ctx, s: s, c: c}
+	in := newReader(from)
 	refused := 0
+	var err error
 	for {
 		var m []byte
 		if m, err = in.next(); err != nil {
@@ -78,54 +64,46 @@ func (s *server) stream(ctx context.Context, c net.Conn) error {
 			s.refused.Add(1)
 			continue
 		}
-		if err = writeFrame(w, m); err != nil {
-			break
+		from.batch = appendFrame(from.batch, m)
+		if len(from.batch) >= batchSize {
+			if err = from.flush(); err != nil {
+				break
+			}
 		}
 	}
-	select {
-	case <-gone:
-		return errors.New("the log server has hung up")
-	default:
-	}
 	if refused > 0 { // so that it can be found by whoever looks for it
-		_ = writeFrame(w, fmt.Appendf(nil, "<44>1 - - drain - - - %d messages of a connection were dropped: their timestamps are none, or they are too long", refused))
-	}
-	_ = up.SetWriteDeadline(time.Now().Add(writeLimit))
-	ended := errors.Join(w.Flush(), up.CloseWrite())
-	select {
-	case <-gone: // it has stored everything
-	case <-time.After(answerLimit):
+		from.batch = appendFrame(from.batch, fmt.Appendf(nil, "<44>1 - - drain - - - %d messages of a connection were dropped: their timestamps are none, or they are too long", refused))
 	}
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	return errors.Join(err, ended)
-}
-
-type once struct{ left []byte }
-
-func (o *once) Read(p []byte) (int, error) {
-	if len(o.left) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, o.left)
-	o.left = o.left[n:]
-	return n, nil
+	return errors.Join(err, from.flush())
 }
 
 // source reads from a sender. All that came before goes to the log server first, so
 // that nothing waits here for the next message; with a full disk nothing is read.
 type source struct {
-	ctx context.Context
-	s   *server
-	c   net.Conn
-	up  net.Conn
-	w   *bufio.Writer
+	ctx   context.Context
+	s     *server
+	c     net.Conn
+	batch []byte // whole messages that the log server has not got
+}
+
+const batchSize = 32 << 10
+
+func (r *source) flush() error {
+	if len(r.batch) == 0 {
+		return nil
+	}
+	err := r.s.pipe.send(r.ctx, r.batch)
+	if r.batch = r.batch[:0]; cap(r.batch) > 4*batchSize {
+		r.batch = nil
+	}
+	return err
 }
 
 func (r *source) Read(p []byte) (int, error) {
-	_ = r.up.SetWriteDeadline(time.Now().Add(writeLimit))
-	if err := r.w.Flush(); err != nil {
+	if err := r.flush(); err != nil {
 		return 0, err
 	}
 	for r.s.full.Load() {
@@ -136,4 +114,66 @@ func (r *source) Read(p []byte) (int, error) {
 		}
 	}
 	return r.c.Read(p)
+}
+
+// pipe is the connection to the log server that all streams share: for each one it
+// keeps up to 2 MiB, which would be too much for as many as there are senders.
+type pipe struct {
+	dial func(context.Context, time.Duration) (*net.TCPConn, error)
+
+	mu   sync.Mutex
+	conn *net.TCPConn
+	gone *atomic.Bool // the log server has closed it
+}
+
+// send gives whole messages to the log server. When the connection breaks they are
+// sent once more: rather twice than never.
+func (p *pipe) send(ctx context.Context, frames []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for attempt := 0; ; attempt++ {
+		err := p.try(ctx, frames)
+		if err == nil {
+			return nil
+		}
+		p.closeLocked()
+		if attempt > 0 || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (p *pipe) try(ctx context.Context, frames []byte) error {
+	if p.conn != nil && p.gone.Load() {
+		p.closeLocked()
+	}
+	if p.conn == nil {
+		c, err := p.dial(ctx, dialLimit)
+		if err != nil {
+			return err
+		}
+		gone := new(atomic.Bool)
+		go func() {
+			_, _ = io.Copy(io.Discard, c)
+			gone.Store(true)
+			_ = c.Close()
+		}()
+		p.conn, p.gone = c, gone
+	}
+	_ = p.conn.SetWriteDeadline(time.Now().Add(writeLimit))
+	_, err := p.conn.Write(frames)
+	return err
+}
+
+func (p *pipe) closeLocked() {
+	if p.conn != nil {
+		_ = p.conn.Close()
+		p.conn = nil
+	}
+}
+
+func (p *pipe) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closeLocked()
 }

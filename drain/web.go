@@ -1,7 +1,6 @@
 package drain
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -137,13 +136,14 @@ func (s *server) deliver(ctx context.Context, messages [][]byte) error {
 	stop := context.AfterFunc(ctx, func() { _ = up.Close() })
 	defer stop()
 	_ = up.SetDeadline(time.Now().Add(answerLimit))
-	w := bufio.NewWriterSize(up, 32<<10)
+	var frames []byte
 	for _, m := range messages {
-		if err := writeFrame(w, m); err != nil {
-			return err
-		}
+		frames = appendFrame(frames, m)
 	}
-	if err := errors.Join(w.Flush(), up.CloseWrite()); err != nil {
+	if _, err := up.Write(frames); err != nil {
+		return err
+	}
+	if err := up.CloseWrite(); err != nil {
 		return err
 	}
 	_, err = io.Copy(io.Discard, up)
