@@ -38,12 +38,11 @@ func assemble(ctx context.Context, c Config, all []catalog.Recipe, log *slog.Log
 	}
 	p.recipes = offered(c, all)
 	// One image serves all recipes, so that it stays the same when the operator
-	// changes what is offered. Only what is built from source waits for being
-	// offered, because it needs a compiler on the host.
+	// changes what is offered. Only a host without a compiler goes without what is
+	// built from source, as long as nothing that is offered needs it.
 	options := image.OptionsFor(c.ImageDir, all, progress)
-	options.GoPrograms = nil
-	for _, r := range p.recipes {
-		options.GoPrograms = append(options.GoPrograms, r.GoPrograms...)
+	if !image.HasGo() && !slices.ContainsFunc(p.recipes, func(r catalog.Recipe) bool { return len(r.GoPrograms) > 0 }) {
+		options.GoPrograms = nil
 	}
 	if p.image, err = image.Ensure(ctx, options); err != nil {
 		p.store.Close()

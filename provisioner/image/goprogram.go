@@ -33,6 +33,12 @@ func sortedPrograms(list []catalog.GoProgram) ([]catalog.GoProgram, error) {
 	return out, nil
 }
 
+// HasGo says whether Go programs can be built on this host.
+func HasGo() bool {
+	_, err := findGo("")
+	return err == nil
+}
+
 // findGo finds the compiler that builds the program.
 func findGo(program string) (string, error) {
 	if found, err := exec.LookPath("go"); err == nil {
