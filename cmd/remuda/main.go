@@ -51,7 +51,8 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "remuda",
 		Short: "Open Service Broker with warm, reusable container groups",
-		Long: `remuda hands out real servers (MySQL, PostgreSQL, Redis, FTP, HTTP, and what you
+		Long: `remuda hands out real servers (MySQL, PostgreSQL, Redis, FTP, HTTP, log drains,
+route services, volumes, and what you
 add with one YAML file) from warm container groups, through the Open Service
 Broker API, and wipes a group for the next tenant instead of making a new one.
 
