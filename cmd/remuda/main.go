@@ -52,9 +52,9 @@ func newRoot() *cobra.Command {
 		Use:   "remuda",
 		Short: "Open Service Broker with warm, reusable container groups",
 		Long: `remuda hands out real servers (MySQL, PostgreSQL, Redis, FTP, HTTP, log drains,
-route services, volumes, and what you
-add with one YAML file) from warm container groups, through the Open Service
-Broker API, and wipes a group for the next tenant instead of making a new one.
+route services, volumes, and what you add with one YAML file) from warm container
+groups, through the Open Service Broker API, and wipes a group for the next tenant
+instead of making a new one.
 
 Settings come from a YAML file (--config or REMUDA_CONFIG; see
 manifests/remuda.yaml for every key) and from the environment, which wins:
