@@ -48,6 +48,14 @@ func (s *server) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name, password, _ := r.BasicAuth()
 		as, ok := s.users.login(name, password)
+		control := http.NewResponseController(w)
+		drain := r.URL.Path == "/drain"
+		switch {
+		case !ok: // the server reads on before it answers
+			_ = control.SetReadDeadline(time.Now().Add(time.Second))
+		case drain:
+			_ = control.SetReadDeadline(time.Now().Add(bodyLimit))
+		}
 		if !ok {
 			w.Header().Set("WWW-Authenticate", `Basic realm="logs"`)
 			http.Error(w, "User name and password are needed.", http.StatusUnauthorized)
@@ -55,19 +63,14 @@ func (s *server) handler() http.Handler {
 		}
 		ctx, cancel := s.users.while(r.Context(), name, as)
 		defer cancel()
-		control := http.NewResponseController(w)
 		stop := context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(time.Unix(1, 0)) })
 		defer stop()
 		r = r.WithContext(ctx)
 		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
 		switch {
-		case r.URL.Path == "/drain" && r.Method == http.MethodPost:
-			_ = control.SetReadDeadline(time.Now().Add(bodyLimit))
+		case drain && r.Method == http.MethodPost:
 			s.post(w, r)
-			if ctx.Err() == nil {
-				_ = control.SetReadDeadline(time.Time{})
-			}
-		case r.URL.Path == "/drain":
+		case drain:
 			w.Header().Set("Allow", "POST")
 			http.Error(w, "Messages come with POST.", http.StatusMethodNotAllowed)
 		case searchable(r.URL.Path) && (r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPost):

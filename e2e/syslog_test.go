@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -379,21 +380,68 @@ func TestSyslogFlood(t *testing.T) {
 		_, err = fmt.Sscan(row.N, &n)
 		return n, err
 	}
-	n, last := 0, -1
-	for end := time.Now().Add(time.Minute); n != streams*each && time.Now().Before(end); time.Sleep(time.Second) {
+	n := 0 // what has just come is found a few seconds later
+	for end := time.Now().Add(40 * time.Second); n != streams*each && time.Now().Before(end); time.Sleep(time.Second) {
 		if n, err = count(); err != nil {
 			t.Logf("count: %v", err)
-		} else if n == last {
-			break
 		}
-		last = n
 	}
 	t.Logf("%d of %d messages are there; sending took %s, %.0f/s", n, streams*each, took.Round(100*time.Millisecond), streams*each/took.Seconds())
 	if n != streams*each {
 		t.Errorf("%d of %d messages are there", n, streams*each)
 	}
 	if now := h.servers(); now != pids {
-		t.Errorf("processes were %s and are %s: one was killed", pids, now)
+		t.Fatalf("processes were %s and are %s: one was killed", pids, now)
+	}
+	// And on until the disk is full: senders wait, the rest works, and nothing ends.
+	web := h.bindLogs("flood", "web", "https", p)
+	waiting := make(chan int, 4)
+	for s := range 4 {
+		c := l.open()
+		go func() {
+			written := 0
+			random := rand.NewChaCha8([32]byte{byte(s)})
+			text := make([]byte, 16000) // nothing that could be compressed much
+			for written < 1<<30 {
+				_, _ = random.Read(text)
+				for i := range text {
+					text[i] = ' ' + text[i]%95
+				}
+				_ = c.SetWriteDeadline(time.Now().Add(8 * time.Second))
+				n, err := io.WriteString(c, octets(message(time.Now(), fmt.Sprint("more", s), string(text))))
+				written += n
+				if err != nil {
+					break
+				}
+			}
+			waiting <- written
+		}()
+	}
+	all := 0
+	for range 4 {
+		written := <-waiting
+		if all += written; written >= 1<<30 {
+			t.Error("a disk of 1 GiB takes a stream of as much")
+		}
+	}
+	t.Logf("%d MB more fill the disk", all/1e6)
+	eventually(t, 20*time.Second, func() error {
+		status, err := web.post(message(time.Now(), "full", "full"))
+		if err == nil && status != http.StatusServiceUnavailable {
+			err = fmt.Errorf("a drain to a full disk answers %d", status)
+		}
+		return err
+	})
+	if _, err := web.search(`app_name:="flood" | limit 1`); err != nil {
+		t.Errorf("a search with a full disk: %v", err)
+	}
+	h.want("unbind with a full disk", h.unbind("flood", "web", p), 200)
+	if _, err := web.search(`*`); err == nil {
+		t.Error("with a full disk the login of a deleted binding still works")
+	}
+	h.bindLogs("flood", "another", "", p)
+	if now := h.servers(); now != pids {
+		t.Errorf("processes were %s and are %s: one was killed by the full disk", pids, now)
 	}
 	h.want("deprovision", h.deprovision("flood", p), 200)
 }
