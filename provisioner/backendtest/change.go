@@ -71,6 +71,28 @@ func RunChange(t *testing.T, f Factory) {
 			t.Errorf("after the upgrade a member says %q", said)
 		}
 	})
+	t.Run("DoesNotStart", func(t *testing.T) {
+		size := g.in(t, 2, "df -k /tmp | awk 'NR == 2 {print \"size \" $2}'")
+		broken := scaled(g.group.Definition, 2)
+		broken.Recipe.Roles = slices.Clone(broken.Recipe.Roles)
+		for i := range broken.Recipe.Roles {
+			broken.Recipe.Roles[i].Prepare = &catalog.Program{Command: []string{"/bin/false"}}
+		}
+		to := g.group
+		to.Definition = broken
+		if _, err := target.Backend.Change(t.Context(), to); err == nil {
+			t.Fatal("a change to servers that do not start says nothing")
+		}
+		g.seen = g.await(t, "all members well as before", provisioner.Observation.Healthy)
+		for place := range trioMembers {
+			if said := g.in(t, place, "cat /tmp/kept"); !strings.Contains(said, "kept") {
+				t.Errorf("member %d has lost its data: %s", place, said)
+			}
+		}
+		if now := g.in(t, 2, "df -k /tmp | awk 'NR == 2 {print \"size \" $2}'"); now != size {
+			t.Errorf("the disk has %s, had %s", now, size)
+		}
+	})
 	t.Run("Repair", func(t *testing.T) { g.dies(t, 1) })
 	t.Run("Reset", func(t *testing.T) {
 		g.change(t, big)

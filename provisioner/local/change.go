@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -58,17 +56,17 @@ func (b *Backend) Change(ctx context.Context, g provisioner.Group) (provisioner.
 		return none, errors.Join(err, undoErr)
 	}
 	for _, m := range c.next {
-		if err := errors.Join(image.Discard(m.formerDisk()), image.Discard(m.changedDisk())); err != nil {
+		if err := image.Discard(m.otherDisk()); err != nil {
 			return none, err
 		}
 	}
 	return b.observe(ctx, r), nil
 }
 
-// changedDisk and formerDisk are the copy that gets the new size, and what the
-// tenant's disk was until the servers are up again.
-func (m *member) changedDisk() string { return filepath.Join(m.dir, "changed.img") }
-func (m *member) formerDisk() string  { return filepath.Join(m.dir, "former.img") }
+// otherDisk is the copy that gets the new size, and, once they have changed their
+// places, the disk as it was. It is never needed after a crash: the one in its
+// place has all data at any time.
+func (m *member) otherDisk() string { return filepath.Join(m.dir, "other.img") }
 
 // check refuses what cannot be, and changes nothing.
 func (c *change) check(ctx context.Context) (err error) {
@@ -132,8 +130,8 @@ func (m *member) fits(size catalog.Size) error {
 		}
 	}
 	if size.Disk < m.Size.Disk {
-		var fs unix.Statfs_t
-		if err := unix.Statfs(fmt.Sprintf("/proc/%d/root%s", rec.PID, diskMount), &fs); err != nil {
+		fs, err := diskStat(rec.PID)
+		if err != nil {
 			return fmt.Errorf("look at the disk of %s: %w", m.id(), err)
 		}
 		used := int64(fs.Blocks-fs.Bfree) * fs.Bsize
@@ -219,29 +217,37 @@ func (m *member) halt(ctx context.Context) error {
 	return awaitNoLoops(m.dir, killBound)
 }
 
-// resizeDisk puts a copy of the size in place of the tenant's disk, which stays
-// beside it. The next generation's disk is made anew.
+// resizeDisk lets the tenant's disk and a copy of the size change their places in
+// one step. The next generation's disk is made anew.
 func (m *member) resizeDisk(ctx context.Context, generation int) error {
-	if err := errors.Join(image.Discard(m.nextDisk()), image.Discard(m.changedDisk()), image.Discard(m.formerDisk())); err != nil {
+	if err := errors.Join(image.Discard(m.nextDisk()), image.Discard(m.otherDisk())); err != nil {
 		return err
 	}
 	disk := m.disk(generation)
 	if info, err := os.Stat(disk); err != nil || info.Size() == int64(m.Size.Disk) {
 		return err
 	}
-	if err := image.Clone(disk, m.changedDisk()); err != nil {
+	if err := image.Clone(disk, m.otherDisk()); err != nil {
 		return err
 	}
-	if err := image.Resize(ctx, m.changedDisk(), m.Size.Disk); err != nil {
+	if err := image.Resize(ctx, m.otherDisk(), m.Size.Disk); err != nil {
 		if errors.Is(err, image.ErrTooSmall) {
 			return &provisioner.Unfit{Message: fmt.Sprintf("What is on the disk does not fit on one of %s. Delete some data and try again.", m.Size.Disk)}
 		}
 		return err
 	}
-	if err := os.Link(disk, m.formerDisk()); err != nil {
+	if err := m.exchangeDisks(generation); err != nil {
 		return err
 	}
-	return os.Rename(m.changedDisk(), disk)
+	m.exchanged = true
+	return nil
+}
+
+func (m *member) exchangeDisks(generation int) error {
+	if err := unix.Renameat2(unix.AT_FDCWD, m.otherDisk(), unix.AT_FDCWD, m.disk(generation), unix.RENAME_EXCHANGE); err != nil {
+		return fmt.Errorf("exchange the disks of %s: %w", m.id(), err)
+	}
+	return nil
 }
 
 // resume starts the servers in the same container with the new limits.
@@ -277,17 +283,17 @@ func (c *change) undo(ctx context.Context) error {
 	if err := c.r.update(func(d *recordData) { d.Definition = c.began }); err != nil {
 		return err
 	}
-	err := each(ctx, c.old, func(ctx context.Context, m *member) error {
+	err := each(ctx, c.next, func(ctx context.Context, m *member) error {
 		if err := killCgroup(m.cgroup(), killBound); err != nil {
 			return err
 		}
 		if err := awaitNoLoops(m.dir, killBound); err != nil {
 			return err
 		}
-		if _, err := os.Stat(m.formerDisk()); err == nil {
-			return os.Rename(m.formerDisk(), m.disk(c.group.Generation))
+		if !m.exchanged {
+			return nil
 		}
-		return nil
+		return m.exchangeDisks(c.group.Generation)
 	})
 	if err != nil {
 		return err
@@ -300,27 +306,17 @@ func (c *change) undo(ctx context.Context) error {
 // memoryInUse is what the kernel cannot take back from a cgroup without ending
 // processes, in bytes.
 func memoryInUse(cgroup string) (int64, error) {
-	file, keys := filepath.Join(cgroupRoot, "memory", cgroup, "memory.stat"), []string{"total_rss", "total_shmem"}
+	file, fields := filepath.Join(cgroupRoot, "memory", cgroup, "memory.stat"), []string{"total_rss", "total_shmem"}
 	if unified() {
-		file, keys = filepath.Join(cgroupRoot, cgroup, "memory.stat"), []string{"anon", "shmem"}
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return 0, fmt.Errorf("read memory in use: %w", err)
-	}
-	stat := map[string]int64{}
-	for line := range strings.Lines(string(b)) {
-		var key string
-		var n int64
-		if _, err := fmt.Sscan(line, &key, &n); err == nil {
-			stat[key] = n
-		}
+		file, fields = filepath.Join(cgroupRoot, cgroup, "memory.stat"), []string{"anon", "shmem"}
 	}
 	var used int64
-	for key := range maps.Keys(stat) {
-		if slices.Contains(keys, key) {
-			used += stat[key]
+	for _, field := range fields {
+		n, err := readField(file, field)
+		if err != nil {
+			return 0, fmt.Errorf("read memory in use: %w", err)
 		}
+		used += n
 	}
 	return used, nil
 }

@@ -97,7 +97,7 @@ func (m *member) discardOlder(generation int) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range append(disks, m.changedDisk(), m.formerDisk()) {
+	for _, f := range append(disks, m.otherDisk()) {
 		if f == m.disk(generation) {
 			continue
 		}

@@ -100,11 +100,13 @@ func processorTime(cgroup string) (time.Duration, error) {
 
 // diskFree asks the file system of a member's disk through its root.
 func diskFree(pid int) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(fmt.Sprintf("/proc/%d/root%s", pid, diskMount), &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Bfree) * st.Bsize, nil
+	st, err := diskStat(pid)
+	return int64(st.Bfree) * st.Bsize, err
+}
+
+func diskStat(pid int) (st unix.Statfs_t, err error) {
+	err = unix.Statfs(fmt.Sprintf("/proc/%d/root%s", pid, diskMount), &st)
+	return st, err
 }
 
 func readNumber(file string) (int64, error) {

@@ -34,6 +34,8 @@ type member struct {
 	places   []place
 	client   *agent.Client
 	siblings []provisioner.Member
+
+	exchanged bool // its disk and other.img have changed their places
 }
 
 // members prepares the group's members for work, the leader first.
