@@ -21,9 +21,7 @@ type PollResult struct {
 	Kind        store.OperationKind
 	State       store.OperationState
 	Description string // for the user; may be ""
-	// Of a failed update: the instance does not serve any more; the same request
-	// would fail again.
-	Unusable, Final bool
+	Final       bool   // of a failed update: the same request would fail again
 }
 
 // LastOperation answers a poll (OSB, "Polling Last Operation"). Finished
@@ -59,7 +57,7 @@ func (b *Broker) LastOperation(ctx context.Context, r PollRequest) (PollResult, 
 	if description == "" && op.State == store.OpInProgress {
 		description = "In progress."
 	}
-	return PollResult{Kind: op.Kind, State: op.State, Description: description, Unusable: op.Unusable, Final: op.Final}, nil
+	return PollResult{Kind: op.Kind, State: op.State, Description: description, Final: op.Final}, nil
 }
 
 // deleted says whether the operation was the end of what is polled.

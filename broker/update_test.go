@@ -128,7 +128,7 @@ func TestUpdateUnfit(t *testing.T) {
 		t.Errorf("error is %+v", e)
 	}
 	poll, err := f.Broker.LastOperation(ctx, pollRequest("a", "", ""))
-	if err != nil || poll.State != store.OpFailed || poll.Description != "Too much data." || poll.Unusable {
+	if err != nil || poll.State != store.OpFailed || poll.Description != "Too much data." {
 		t.Errorf("poll says %+v, %v", poll, err)
 	}
 	bind(t, f, "a", "b")

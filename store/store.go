@@ -272,10 +272,8 @@ type Operation struct {
 	PlanID      string         `json:"plan_id"`
 	NextPlanID  string         `json:"next_plan_id,omitempty"` // of an update
 	Description string         `json:"description,omitempty"`  // for the user
-	// Unusable and Final are of a failed update: the instance does not serve any
-	// more; the same request would fail again.
-	Unusable bool `json:"unusable,omitempty"`
-	Final    bool `json:"final,omitempty"`
+	// Final says of a failed update that the same request would fail again.
+	Final bool `json:"final,omitempty"`
 	// Async says that the platform polls for its end, which is then audited.
 	Async      bool      `json:"async,omitempty"`
 	StartedAt  time.Time `json:"started_at"`

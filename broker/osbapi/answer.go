@@ -60,7 +60,7 @@ func refusal(e *broker.Error) answer {
 	}
 	body := errorBody{Error: s.osb, Description: e.Message}
 	if e.Updating {
-		body.setUpdate(true, !e.Final)
+		body.setUpdate(!e.Final)
 	}
 	ans := answer{status: s.status, body: body}
 	switch e.Code {
@@ -83,7 +83,9 @@ type updateFlags struct {
 	UpdateRepeatable *bool `json:"update_repeatable,omitempty"`
 }
 
-func (f *updateFlags) setUpdate(usable, repeatable bool) {
+// setUpdate says of an update that failed that all is as it was before.
+func (f *updateFlags) setUpdate(repeatable bool) {
+	usable := true
 	f.InstanceUsable, f.UpdateRepeatable = &usable, &repeatable
 }
 

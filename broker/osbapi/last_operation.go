@@ -32,7 +32,7 @@ func (a *API) lastOperation(c *call) (answer, error) {
 	}
 	body := lastOperation{State: domain.LastOperationState(result.State), Description: result.Description}
 	if result.Kind == store.OpUpdate && result.State == store.OpFailed && c.minor >= minorUpdateFlags {
-		body.setUpdate(!result.Unusable, !result.Final)
+		body.setUpdate(!result.Final)
 	}
 	ans := answer{status: http.StatusOK, body: body}
 	if result.State == store.OpInProgress {
