@@ -8,7 +8,8 @@
 // The wire is HTTP/1.1 and JSON below /v1/. On one host it is a unix socket in
 // a directory only root may enter; the agent serves only peers that are outside
 // its own PID namespace (SO_PEERCRED shows pid 0), so that no process of the
-// member can give it orders.
+// member can give it orders. In a pod it is TCP with mutual TLS (Identity), and the agent
+// itself keeps the file systems of the member (Place).
 package agent
 
 import (
@@ -41,6 +42,75 @@ type StartRequest struct {
 	Ready          *Program          `json:"ready,omitempty"`
 	Ports          []int             `json:"ports,omitempty"` // must accept on 127.0.0.1 before Ready is asked
 	TimeoutSeconds int               `json:"timeout_seconds"` // for the whole start
+}
+
+// Place is a writable place of a member whose file systems the agent keeps, because
+// no back end can change mounts there. It is a folder (or file) of a volume that is
+// mounted at Path by whoever starts the container, and also seen below VolumeRoot, into
+// which nobody but the agent can look. Wipe empties it and gives it owner, mode and
+// extended attributes back.
+type Place struct {
+	Path   string `json:"path"`             // where servers see it
+	Memory bool   `json:"memory,omitempty"` // in the memory volume: emptied by every Wipe; else on the disk volume
+	Folder string `json:"folder"`           // its name in its volume
+	User   string `json:"user"`             // who owns it
+	Mode   uint32 `json:"mode"`             // permission bits with 01000, 02000 and 04000
+	File   bool   `json:"file,omitempty"`   // an empty file, the agent's
+}
+
+// Where an agent that keeps Places sees its volumes, and its own private folder, mode 0700.
+const (
+	DiskVolume   = "/remuda/disk"
+	MemoryVolume = "/remuda/memory"
+	PrivateDir   = "/remuda/private"
+)
+
+// Environment of an agent in a pod. It reads them at its start and gives them to nobody.
+const (
+	EnvPlaces      = "REMUDA_PLACES"      // []Place as JSON
+	EnvCertificate = "REMUDA_CERTIFICATE" // Identity, each in PEM
+	EnvKey         = "REMUDA_KEY"
+	EnvAuthorities = "REMUDA_AUTHORITIES"
+)
+
+// Port is where an agent in a pod listens.
+const Port = 7464
+
+// Identity is what an agent shows to its peers, and by whom theirs must be signed
+// (POST /v1/identity replaces it, for new connections). A peer must show a client
+// certificate of one of the Authorities with the DNS name OrdersName.
+type Identity struct {
+	Certificate string `json:"certificate"` // PEM, with the name that AgentName gives
+	Key         string `json:"key"`         // PEM, PKCS #8
+	Authorities string `json:"authorities"` // PEM, one or more
+}
+
+// OrdersName is in the certificates of those who may give orders.
+const OrdersName = "orders.remuda"
+
+// AgentName is in the certificate of the agents of a group.
+func AgentName(group string) string { return group + ".agents.remuda" }
+
+// Pristine names what a disk looks like when a generation begins (POST
+// /v1/pristine/keep answers it, from the disk places as they are now but /tmp; POST
+// /v1/pristine/fill takes it and fills the empty disk places). It is kept in a file that only the agent can
+// read, and that is used only if it has the digest.
+type Pristine struct {
+	Digest string `json:"digest"` // SHA-256, hex
+	Size   int64  `json:"size"`   // bytes
+}
+
+// DoorsRequest makes the agent bind doors itself, closed, in place of all it has (POST
+// /v1/doors/bind).
+type DoorsRequest struct {
+	Address netip.Addr `json:"address"` // of the pod
+	Doors   []Door     `json:"doors"`
+}
+
+// HostsRequest says what addresses the members of the group have (POST /v1/hosts),
+// for an agent that has a Place at /etc/hosts.
+type HostsRequest struct {
+	Names map[string]netip.Addr `json:"names"`
 }
 
 // Process is a server to keep running.
@@ -104,6 +174,14 @@ type OpenRequest struct {
 	// where its processor time is not the member's: a member at its CPU limit
 	// would wait for its own door.
 	Poll bool `json:"poll,omitempty"`
+	// Order numbers what several peers tell about the doors: an order to open that is
+	// older than the last one to close is refused with 409. 0 is not numbered.
+	Order int64 `json:"order,omitempty"`
+}
+
+// CloseRequest closes the doors (POST /v1/doors/close).
+type CloseRequest struct {
+	Order int64 `json:"order,omitempty"` // see OpenRequest
 }
 
 // Egress says where an egress does not lead (POST /v1/egress; it holds for all
@@ -152,12 +230,17 @@ type Baseline struct {
 	Listeners []string `json:"listeners"` // tcp, udp and unix sockets in the network namespace: "tcp 127.0.0.1:3306", "unix @name"
 	IPC       []string `json:"ipc"`       // SysV objects and POSIX message queues, by kind and owner: "shm 105"
 	Mounts    []string `json:"mounts"`    // "target fstype options"
+	// Files are what a process of root could change in a container although its root
+	// is read-only: "path sha256" of what the runtime has mounted, names in /dev. Only for
+	// an agent with Places.
+	Files []string `json:"files,omitempty"`
 }
 
 // WipeRequest ends everything but the agent (POST /v1/wipe).
 type WipeRequest struct {
 	// Kindly lets servers end by their stop signals first, as long as
-	// Options.StopTimeout, because their data are kept.
+	// Options.StopTimeout, because their data are kept: of an agent's Places only those in
+	// memory are emptied.
 	Kindly bool `json:"kindly,omitempty"`
 }
 

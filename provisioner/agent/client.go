@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,12 +18,13 @@ import (
 
 const answerLimit = 8 << 20
 
-// Client speaks to one agent through its directory. It keeps no connection, so
-// there is nothing to close, and all methods may be called concurrently. An
+// Client speaks to one agent. Through its directory it keeps no connection, so
+// there is nothing to close. All methods may be called concurrently. An
 // answer that is no success is an *Error.
 type Client struct {
-	open func() (*os.File, error) // the agent's directory
-	http http.Client
+	open   func() (*os.File, error) // the agent's directory
+	scheme string
+	http   http.Client
 }
 
 // NewClient is for the agent that serves in dir.
@@ -39,7 +41,7 @@ func NewClient(dir string) *Client {
 // NewClientAt is for an agent whose directory has to be opened anew for every
 // connection.
 func NewClientAt(open func() (*os.File, error)) *Client {
-	c := &Client{open: open}
+	c := &Client{open: open, scheme: "http"}
 	c.http.Transport = &http.Transport{
 		DisableKeepAlives:  true,
 		DisableCompression: true,
@@ -49,6 +51,30 @@ func NewClientAt(open func() (*os.File, error)) *Client {
 	}
 	return c
 }
+
+// NewClientTLS is for the agent in a pod at address (host:port). Its connections are
+// kept for a moment, and config is asked for each new one; it must name the ServerName, the
+// client's certificate and the authorities.
+func NewClientTLS(address string, config func() (*tls.Config, error)) *Client {
+	c := &Client{scheme: "https"}
+	c.http.Transport = &http.Transport{
+		DisableCompression:  true,
+		MaxIdleConnsPerHost: 4,
+		IdleConnTimeout:     20 * time.Second, // less than the agent's
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			cfg, err := config()
+			if err != nil {
+				return nil, err
+			}
+			d := tls.Dialer{NetDialer: &net.Dialer{Timeout: dialPatience}, Config: cfg}
+			return d.DialContext(ctx, "tcp", address)
+		},
+	}
+	return c
+}
+
+// CloseIdle ends kept connections.
+func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
 
 // dial goes through an open directory: the path of a unix socket has 108 bytes.
 func (c *Client) dial(ctx context.Context, network, name string) (net.Conn, error) {
@@ -81,7 +107,7 @@ func (c *Client) raw(ctx context.Context, method, path string, in any) ([]byte, 
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, c.scheme+"://agent"+path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -138,9 +164,35 @@ func (c *Client) SetEgress(ctx context.Context, e Egress) error {
 }
 
 // CloseDoors ends every connection and refuses new ones.
-func (c *Client) CloseDoors(ctx context.Context) (r CloseResult, err error) {
-	err = c.call(ctx, "POST", "/v1/doors/close", struct{}{}, &r)
+func (c *Client) CloseDoors(ctx context.Context, req CloseRequest) (r CloseResult, err error) {
+	err = c.call(ctx, "POST", "/v1/doors/close", req, &r)
 	return r, err
+}
+
+// BindDoors makes the agent bind doors itself.
+func (c *Client) BindDoors(ctx context.Context, r DoorsRequest) error {
+	return c.call(ctx, "POST", "/v1/doors/bind", r, &struct{}{})
+}
+
+// SetHosts says what addresses the members have.
+func (c *Client) SetHosts(ctx context.Context, r HostsRequest) error {
+	return c.call(ctx, "POST", "/v1/hosts", r, &struct{}{})
+}
+
+// SetIdentity replaces the agent's certificates.
+func (c *Client) SetIdentity(ctx context.Context, i Identity) error {
+	return c.call(ctx, "POST", "/v1/identity", i, &struct{}{})
+}
+
+// KeepPristine remembers what the disk places hold.
+func (c *Client) KeepPristine(ctx context.Context) (p Pristine, err error) {
+	err = c.call(ctx, "POST", "/v1/pristine/keep", struct{}{}, &p)
+	return p, err
+}
+
+// FillPristine fills the empty disk places with what was kept.
+func (c *Client) FillPristine(ctx context.Context, p Pristine) error {
+	return c.call(ctx, "POST", "/v1/pristine/fill", p, &struct{}{})
 }
 
 // Baseline describes the member from inside.

@@ -65,7 +65,7 @@ func TestDoorOpensAndCloses(t *testing.T) {
 			}
 			return err
 		})
-		r, err := c.CloseDoors(t.Context())
+		r, err := c.CloseDoors(t.Context(), CloseRequest{})
 		must(t, err)
 		if r.Connections != 5 {
 			t.Fatalf("closed %+v", r)

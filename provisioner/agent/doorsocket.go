@@ -36,7 +36,7 @@ func (a *Agent) SetEgress(e Egress) error {
 }
 
 // CloseDoors ends every connection and refuses new ones.
-func (a *Agent) CloseDoors() (CloseResult, error) {
+func (a *Agent) CloseDoors(_ CloseRequest) (CloseResult, error) {
 	n, err := a.doors.close()
 	return CloseResult{Connections: n}, err
 }

@@ -283,7 +283,7 @@ func TestEgress(t *testing.T) {
 		}
 		return err
 	})
-	r, err := c.CloseDoors(t.Context())
+	r, err := c.CloseDoors(t.Context(), CloseRequest{})
 	must(t, err)
 	if r.Connections != 2 {
 		t.Errorf("closed %+v", r)

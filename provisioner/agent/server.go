@@ -64,10 +64,10 @@ func (a *Agent) Handler() http.Handler {
 		answer(w, struct{}{}, err)
 	})
 	mux.HandleFunc("POST /v1/doors/close", func(w http.ResponseWriter, r *http.Request) {
-		_, err := decode[struct{}](w, r)
+		req, err := decode[CloseRequest](w, r)
 		var result CloseResult
 		if err == nil {
-			result, err = a.CloseDoors()
+			result, err = a.CloseDoors(req)
 		}
 		answer(w, result, err)
 	})

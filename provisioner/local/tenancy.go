@@ -138,7 +138,7 @@ func (b *Backend) closeDoors(ctx context.Context, id string, m memberRecord) err
 	}
 	bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	_, err := b.client(id, m.Name).CloseDoors(bounded)
+	_, err := b.client(id, m.Name).CloseDoors(bounded, agent.CloseRequest{})
 	if err == nil {
 		return nil
 	}
