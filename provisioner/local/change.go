@@ -14,6 +14,7 @@ import (
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/image"
+	"github.com/remuda/remuda/provisioner/orders"
 )
 
 // change is a group on its way from one definition to another.
@@ -194,7 +195,7 @@ func (c *change) replaces() bool {
 		return true
 	}
 	for i, m := range c.next {
-		if !slices.Equal(m.Role.Capabilities, c.old[i].Role.Capabilities) || isEgress(m.Member) != isEgress(c.old[i].Member) || !m.record().alive() {
+		if !slices.Equal(m.Role.Capabilities, c.old[i].Role.Capabilities) || orders.IsEgress(m.Member) != orders.IsEgress(c.old[i].Member) || !m.record().alive() {
 			return true
 		}
 	}
@@ -278,7 +279,7 @@ func (m *member) resume(ctx context.Context, g provisioner.Group) error {
 
 // undo brings the group back as it was.
 func (c *change) undo(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startBound)
+	ctx, cancel := context.WithTimeout(ctx, orders.StartBound)
 	defer cancel()
 	if err := c.r.update(func(d *recordData) { d.Definition = c.began }); err != nil {
 		return err

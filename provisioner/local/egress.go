@@ -14,6 +14,7 @@ import (
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
+	"github.com/remuda/remuda/provisioner/orders"
 )
 
 // The way out of a group, where its recipe has one, is a member without a network
@@ -28,12 +29,10 @@ type Egress struct {
 	Own  []agent.OwnPorts // such as where the broker listens
 }
 
-func isEgress(m provisioner.Member) bool { return m.Role.EgressPort != 0 }
-
 // egressOf is the group's way out, or nil.
 func egressOf(members []*member) *member {
 	for _, m := range members {
-		if isEgress(m.Member) {
+		if orders.IsEgress(m.Member) {
 			return m
 		}
 	}
@@ -43,7 +42,7 @@ func egressOf(members []*member) *member {
 // withNetwork leaves the members that have a network of their own.
 func withNetwork(members []*member) (out []*member) {
 	for _, m := range members {
-		if !isEgress(m.Member) {
+		if !orders.IsEgress(m.Member) {
 			out = append(out, m)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
+	"github.com/remuda/remuda/provisioner/orders"
 )
 
 // newRecord writes down that the group is about to exist.
@@ -67,7 +68,7 @@ func (b *Backend) Create(ctx context.Context, g provisioner.Group) (provisioner.
 		return none, err
 	}
 	err = each(ctx, members, func(ctx context.Context, m *member) error {
-		base, err := m.settledBaseline(ctx)
+		base, err := orders.SettledBaseline(ctx, m.client)
 		if err != nil {
 			return err
 		}
@@ -138,7 +139,7 @@ func (b *Backend) Reset(ctx context.Context, g provisioner.Group) (provisioner.O
 	if err != nil {
 		return none, err
 	}
-	err = each(ctx, members, func(ctx context.Context, m *member) error { return m.compareBaseline(ctx) })
+	err = each(ctx, members, func(ctx context.Context, m *member) error { return orders.CompareBaseline(ctx, m.client, m.id(), m.record().Baseline) })
 	if err != nil {
 		return none, err
 	}

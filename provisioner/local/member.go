@@ -3,22 +3,19 @@ package local
 import (
 	"context"
 	"fmt"
-	"math"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/image"
+	"github.com/remuda/remuda/provisioner/orders"
 	"github.com/remuda/remuda/store"
 )
 
 const (
 	killBound  = 10 * time.Second // for SIGKILL to take effect
 	agentBound = 10 * time.Second // for a new agent to answer
-	startBound = 60 * time.Second // for a member's servers to serve
 	wipeBound  = 20 * time.Second
 	haltBound  = 30 * time.Second // for servers to end by themselves
 )
@@ -76,7 +73,7 @@ func (m *member) disk(generation int) string {
 func (m *member) run(ctx context.Context, binds map[string]string) error {
 	spec := containerSpec{
 		rootfs: m.rootfs, hostname: m.Name, agent: m.b.agentPath, dir: m.dir, own: m.dir, cgroup: m.cgroup(),
-		size: m.Size, caps: m.Role.Capabilities, egress: isEgress(m.Member), binds: binds,
+		size: m.Size, caps: m.Role.Capabilities, egress: orders.IsEgress(m.Member), binds: binds,
 	}
 	var pid int
 	var err error
@@ -115,7 +112,7 @@ func (m *member) run(ctx context.Context, binds map[string]string) error {
 func (m *member) names() []string {
 	var out []string
 	for _, s := range m.siblings {
-		if !isEgress(s) {
+		if !orders.IsEgress(s) {
 			out = append(out, s.Name)
 		}
 	}
@@ -124,7 +121,7 @@ func (m *member) names() []string {
 
 // writeNames writes the files that names are looked up in.
 func (m *member) writeNames() error {
-	if err := writeHosts(m.dir, m.names()); err != nil || !isEgress(m.Member) {
+	if err := writeHosts(m.dir, m.names()); err != nil || !orders.IsEgress(m.Member) {
 		return err
 	}
 	return copyHostNames(m.dir)
@@ -152,7 +149,7 @@ func (m *member) awaitAgent(ctx context.Context) error {
 // start lets the agent start the generation's servers. The CPU limit holds
 // from when they serve: starting is our time, not the tenant's.
 func (m *member) start(ctx context.Context, generation int, endpoints []store.Endpoint) error {
-	req, err := m.startRequest(generation, endpoints)
+	req, err := m.orders().Start(generation, endpoints)
 	if err != nil {
 		return err
 	}
@@ -165,97 +162,8 @@ func (m *member) start(ctx context.Context, generation int, endpoints []store.En
 	return setCPU(m.cgroup(), m.Size.CPU)
 }
 
-func (m *member) startRequest(generation int, endpoints []store.Endpoint) (agent.StartRequest, error) {
-	values := m.startValues(endpoints)
-	req := agent.StartRequest{Generation: generation, User: m.Role.User,
-		Environment: m.rec.Definition.Environment, TimeoutSeconds: int(startBound / time.Second)}
-	var err error
-	if req.Files, err = catalog.RenderAll(m.Role.Files, values); err != nil {
-		return req, fmt.Errorf("files of role %q: %w", m.Role.Name, err)
-	}
-	for _, p := range m.Role.Processes {
-		command, err := catalog.RenderCommand(p.Command, values)
-		if err != nil {
-			return req, fmt.Errorf("process %q: %w", p.Name, err)
-		}
-		req.Processes = append(req.Processes, agent.Process{Name: p.Name, User: p.User, Command: command, Stop: p.Stop})
-	}
-	for program, target := range map[*catalog.Program]**agent.Program{m.Role.Prepare: &req.Prepare, m.Role.Ready: &req.Ready} {
-		if program == nil {
-			continue
-		}
-		if *target, err = agentProgram(*program, m.Role.User, values); err != nil {
-			return req, err
-		}
-	}
-	req.Ports = append(req.Ports, m.Role.Ports...)
-	if m.Leader {
-		for _, e := range m.rec.Definition.Recipe.Endpoints {
-			if e.Port != 0 {
-				req.Ports = append(req.Ports, e.Port)
-			}
-		}
-	}
-	return req, nil
-}
-
-// startValues are catalog.StartValues.
-func (m *member) startValues(endpoints []store.Endpoint) map[string]any {
-	ports, last := portMaps(endpoints)
-	peers := map[string][]string{}
-	for _, s := range m.siblings {
-		if isEgress(s) {
-			continue
-		}
-		peers[s.Role.Name] = append(peers[s.Role.Name], s.Name)
-	}
-	env := m.rec.Definition.Environment
-	if env == nil {
-		env = map[string]string{}
-	}
-	return map[string]any{
-		"member": m.Name, "memory_mib": m.Size.Memory.MiB(), "disk_mib": m.Size.Disk.MiB(),
-		"cpu": int(math.Ceil(m.Size.CPU)), "host": m.b.hostIP, "hostname": m.b.opts.Publish.Host,
-		"ports": ports, "last_ports": last, "peers": peers, "environment": env,
-	}
-}
-
-func portMaps(endpoints []store.Endpoint) (first, last map[string]int) {
-	first, last = map[string]int{}, map[string]int{}
-	for _, e := range endpoints {
-		first[e.Name], last[e.Name] = e.Port, e.Port+max(e.Count, 1)-1
-	}
-	return first, last
-}
-
-func agentProgram(p catalog.Program, user string, values map[string]any) (*agent.Program, error) {
-	p, err := catalog.RenderProgram(p, values)
-	if err != nil {
-		return nil, fmt.Errorf("program %q: %w", p.Command[0], err)
-	}
-	if p.User != "" {
-		user = p.User
-	}
-	return &agent.Program{User: user, Command: p.Command, Env: p.Env, Stdin: p.Stdin, TimeoutSeconds: p.TimeoutSeconds}, nil
-}
-
-// runProgram runs a rendered program and fails when it does. The error holds
-// what the program said, for the operator's log only.
-func (m *member) runProgram(ctx context.Context, p *agent.Program) (stdout string, err error) {
-	res, err := m.client.Run(ctx, *p)
-	if err != nil {
-		return "", err
-	}
-	if res.ExitCode != 0 {
-		return "", fmt.Errorf("it ended with %d: %s", res.ExitCode, tail(res.Stderr+res.Stdout, 500))
-	}
-	return res.Stdout, nil
-}
-
-func tail(s string, n int) string {
-	s = strings.TrimSpace(s)
-	if len(s) > n {
-		return "…" + s[len(s)-n:]
-	}
-	return s
+// orders are written for the member.
+func (m *member) orders() orders.Member {
+	return orders.Member{Member: m.Member, Definition: m.rec.Definition, Siblings: m.siblings,
+		HostIP: m.b.hostIP, Hostname: m.b.opts.Publish.Host}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/image"
+	"github.com/remuda/remuda/provisioner/orders"
 )
 
 // template returns the pristine disk image for a member: an ext4 file system of
@@ -80,11 +81,11 @@ func (b *Backend) fillTemplate(ctx context.Context, d provisioner.Definition, pm
 	if err := m.client.Start(ctx, agent.StartRequest{Generation: 1, User: m.Role.User, Environment: d.Environment, TimeoutSeconds: 10}); err != nil {
 		return fmt.Errorf("start agent: %w", err)
 	}
-	p, err := agentProgram(*m.Role.Template, m.Role.User, m.startValues(nil))
+	p, err := m.orders().Template()
 	if err != nil {
 		return err
 	}
-	if _, err := m.runProgram(ctx, p); err != nil {
+	if _, err := orders.Run(ctx, m.client, p); err != nil {
 		return fmt.Errorf("the recipe's template program: %w", err)
 	}
 	return clearDir(filepath.Join(dir, "tmp"))

@@ -7,9 +7,9 @@ import (
 	"os"
 	"time"
 
-	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
+	"github.com/remuda/remuda/provisioner/orders"
 	"github.com/remuda/remuda/store"
 )
 
@@ -23,22 +23,9 @@ func (b *Backend) takeEndpoints(leader *member) (doors []agent.Door, files []*os
 		}
 		files = append(files, fs...)
 		endpoints = append(endpoints, store.Endpoint{Name: e.Name, Host: b.opts.Publish.Host, Port: first, Count: e.Count})
-		doors = append(doors, doorsOf(e, first)...)
+		doors = append(doors, orders.Doors(e, first)...)
 	}
 	return doors, files, endpoints, nil
-}
-
-// doorsOf lists the doors of one endpoint: one to one where the recipe asks
-// for a row of ports, else to its port.
-func doorsOf(e catalog.Endpoint, first int) []agent.Door {
-	if e.Count == 0 {
-		return []agent.Door{{Name: e.Name, Port: first, Target: e.Port}}
-	}
-	var out []agent.Door
-	for port := first; port < first+e.Count; port++ {
-		out = append(out, agent.Door{Name: e.Name, Port: port, Target: port})
-	}
-	return out
 }
 
 func sendDoors(ctx context.Context, leader *member, doors []agent.Door, files []*os.File) error {
@@ -108,7 +95,7 @@ func (b *Backend) bindAgain(ctx context.Context, leader *member, endpoints []sto
 			return err
 		}
 		files = append(files, fs...)
-		doors = append(doors, doorsOf(e, endpoints[i].Port)...)
+		doors = append(doors, orders.Doors(e, endpoints[i].Port)...)
 	}
 	return sendDoors(ctx, leader, doors, files)
 }
@@ -123,7 +110,7 @@ func (b *Backend) Cutoff(ctx context.Context, id string) error {
 	list := rec.Definition.MemberList()
 	var errs []error
 	for i, m := range rec.Members {
-		if i == 0 || i < len(list) && isEgress(list[i]) {
+		if i == 0 || i < len(list) && orders.IsEgress(list[i]) {
 			errs = append(errs, b.closeDoors(ctx, id, m))
 		}
 	}
@@ -159,23 +146,10 @@ func (b *Backend) Program(ctx context.Context, g provisioner.Group, which string
 	if err != nil {
 		return nil, err
 	}
-	recipe := r.snapshot().Definition.Recipe
-	p, err := recipe.Program(which)
-	if err != nil || p == nil {
-		return nil, err
-	}
 	leader := members[0]
-	rendered, err := agentProgram(*p, leader.Role.User, values)
+	output, err := orders.RunHook(ctx, leader.client, leader.orders(), which, values)
 	if err != nil {
-		return nil, err
-	}
-	stdout, err := leader.runProgram(ctx, rendered)
-	if err != nil {
-		return nil, fmt.Errorf("program %q of recipe %q in %s: %w", which, recipe.Name, leader.id(), err)
-	}
-	output, err := p.ReadOutput(stdout)
-	if err != nil {
-		return nil, fmt.Errorf("program %q of recipe %q in %s: %w", which, recipe.Name, leader.id(), err)
+		return nil, fmt.Errorf("%s: %w", leader.id(), err)
 	}
 	return output, nil
 }
