@@ -12,7 +12,6 @@ import (
 	"slices"
 
 	"github.com/remuda/remuda/catalog"
-	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/orders"
 )

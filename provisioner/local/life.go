@@ -139,7 +139,9 @@ func (b *Backend) Reset(ctx context.Context, g provisioner.Group) (provisioner.O
 	if err != nil {
 		return none, err
 	}
-	err = each(ctx, members, func(ctx context.Context, m *member) error { return orders.CompareBaseline(ctx, m.client, m.id(), m.record().Baseline) })
+	err = each(ctx, members, func(ctx context.Context, m *member) error {
+		return orders.CompareBaseline(ctx, m.client, m.id(), m.record().Baseline)
+	})
 	if err != nil {
 		return none, err
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-
 )
 
 // proveEmpty checks from outside that the member holds nothing but its agent.
