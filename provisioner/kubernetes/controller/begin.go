@@ -1,0 +1,260 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/agent"
+	"github.com/remuda/remuda/provisioner/kubernetes"
+	"github.com/remuda/remuda/provisioner/orders"
+	"github.com/remuda/remuda/store"
+)
+
+const (
+	agentBound = 15 * time.Second // for a new agent to answer
+	wipeBound  = 60 * time.Second
+)
+
+func isUnclean(err error) bool { return errors.Is(err, provisioner.ErrUnclean) }
+
+// begin wipes all members and starts the generation of the spec in them. After the first time
+// they must come to look as they did then.
+func (w *work) begin(ctx context.Context) error {
+	var service errgroup.Group
+	service.Go(func() error { return w.ensureService(ctx) })
+	err := w.each(func(m *member) error {
+		if err := w.awaitAgent(ctx, m); err != nil {
+			return err
+		}
+		return w.makeEmpty(ctx, m)
+	})
+	if serr := service.Wait(); serr != nil {
+		return serr
+	}
+	if err != nil {
+		return err
+	}
+	if !w.memory.record.Begun {
+		if err := w.makePristine(ctx); err != nil {
+			return err
+		}
+	}
+	w.memory.hosts = ""
+	if err := w.tellHosts(ctx); err != nil {
+		return err
+	}
+	if err := w.each(func(m *member) error { return w.startMember(ctx, m, true) }); err != nil {
+		return err
+	}
+	if !w.memory.record.Begun {
+		return w.takeBaselines(ctx)
+	}
+	return w.each(func(m *member) error {
+		base, ok := w.memory.record.Baseline[m.Name]
+		if !ok {
+			return fmt.Errorf("%w: there is no baseline", provisioner.ErrUnclean)
+		}
+		return orders.CompareBaseline(ctx, m.client, m.Name, &base)
+	})
+}
+
+// awaitAgent returns when the agent of a running container answers.
+func (w *work) awaitAgent(ctx context.Context, m *member) error {
+	ctx, cancel := context.WithTimeout(ctx, agentBound)
+	defer cancel()
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
+		_, err := m.client.State(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("its agent does not answer: %w", err)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// makeEmpty ends everything in a member and empties its disks.
+func (w *work) makeEmpty(ctx context.Context, m *member) error {
+	bounded, cancel := context.WithTimeout(ctx, wipeBound)
+	defer cancel()
+	if _, err := m.client.Wipe(bounded, agent.WipeRequest{}); err != nil {
+		return fmt.Errorf("%w: wipe: %w", provisioner.ErrUnclean, err)
+	}
+	p, ok := w.memory.record.Pristine[m.Name]
+	if !ok {
+		return nil
+	}
+	if err := m.client.FillPristine(ctx, p); err != nil {
+		return fmt.Errorf("%w: pristine data: %w", provisioner.ErrUnclean, err)
+	}
+	return nil
+}
+
+// makePristine lets the roles' template programs make what every generation begins with, and
+// begins with it for the first time.
+func (w *work) makePristine(ctx context.Context) error {
+	kept := make([]agent.Pristine, len(w.members))
+	err := w.each(func(m *member) error {
+		if m.Role.Template == nil {
+			return nil
+		}
+		program, err := w.orders(m).Template()
+		if err != nil {
+			return err
+		}
+		if err := m.client.Start(ctx, agent.StartRequest{Generation: 1, User: m.Role.User, Environment: w.def.Environment, TimeoutSeconds: 10}); err != nil {
+			return fmt.Errorf("start agent: %w", err)
+		}
+		if _, err := orders.Run(ctx, m.client, program); err != nil {
+			return fmt.Errorf("the recipe's template program: %w", err)
+		}
+		if _, err := m.client.Wipe(ctx, agent.WipeRequest{Kindly: true}); err != nil {
+			return err
+		}
+		p, err := m.client.KeepPristine(ctx)
+		if err != nil {
+			return err
+		}
+		for i := range w.members {
+			if w.members[i] == m {
+				kept[i] = p
+			}
+		}
+		if _, err := m.client.Wipe(ctx, agent.WipeRequest{}); err != nil {
+			return err
+		}
+		return m.client.FillPristine(ctx, p)
+	})
+	if err != nil {
+		return err
+	}
+	w.memory.record.Pristine = map[string]agent.Pristine{}
+	for i, m := range w.members {
+		if kept[i].Digest != "" {
+			w.memory.record.Pristine[m.Name] = kept[i]
+		}
+	}
+	return nil
+}
+
+// takeBaselines remembers how the members look when they are new.
+func (w *work) takeBaselines(ctx context.Context) error {
+	seen := make([]agent.Baseline, len(w.members))
+	err := w.each(func(m *member) (err error) {
+		for i := range w.members {
+			if w.members[i] == m {
+				seen[i], err = orders.SettledBaseline(ctx, m.client)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	w.memory.record.Baseline = map[string]agent.Baseline{}
+	for i, m := range w.members {
+		w.memory.record.Baseline[m.Name] = seen[i]
+	}
+	w.memory.record.Begun = true
+	return w.remember(ctx)
+}
+
+// startMember starts the generation's servers in a member that is idle. Doors are bound
+// anew where the agent does not have them.
+func (w *work) startMember(ctx context.Context, m *member, fresh bool) error {
+	var endpoints []store.Endpoint
+	for _, e := range w.endpoints() {
+		endpoints = append(endpoints, store.Endpoint{Name: e.Name, Host: e.Host, Port: int(e.Port), Count: int(e.Count)})
+	}
+	if m.Leader && len(endpoints) > 0 {
+		if err := w.bindDoors(ctx, m, endpoints); err != nil {
+			return err
+		}
+	}
+	req, err := w.orders(m).Start(int(w.cg.Spec.Generation), endpoints)
+	if err != nil {
+		return err
+	}
+	if err := m.client.Start(ctx, req); err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	return nil
+}
+
+func (w *work) bindDoors(ctx context.Context, m *member, endpoints []store.Endpoint) error {
+	address, err := netip.ParseAddr(m.pod.Status.PodIP)
+	if err != nil {
+		return fmt.Errorf("address of %s: %w", m.pod.Name, err)
+	}
+	var doors []agent.Door
+	for i, e := range w.def.Recipe.Endpoints {
+		doors = append(doors, orders.Doors(e, endpoints[i].Port)...)
+	}
+	state, err := m.client.State(ctx)
+	if err != nil {
+		return err
+	}
+	if sameDoors(state.Doors, doors) {
+		return nil
+	}
+	if err := m.client.BindDoors(ctx, agent.DoorsRequest{Address: address, Doors: doors}); err != nil {
+		return fmt.Errorf("bind doors: %w", err)
+	}
+	return nil
+}
+
+func sameDoors(have []agent.DoorState, want []agent.Door) bool {
+	if len(have) != len(want) {
+		return false
+	}
+	for i := range have {
+		if have[i].Name != want[i].Name || have[i].Port != want[i].Port || have[i].Target != want[i].Target {
+			return false
+		}
+	}
+	return true
+}
+
+// tellHosts tells all members the addresses of all, when that is news.
+func (w *work) tellHosts(ctx context.Context) error {
+	h, err := w.hosts()
+	if err != nil {
+		return err
+	}
+	if news := describe(h); news != w.memory.hosts {
+		if err := w.each(func(m *member) error { return m.client.SetHosts(ctx, h) }); err != nil {
+			return err
+		}
+		w.memory.hosts = news
+	}
+	return nil
+}
+
+// identityPending says whether agents may not have been told of the newest certificate.
+func (w *work) identityPending() bool { return w.memory.untold }
+
+// tellIdentity gives the agents the certificate that is in the group's secret.
+func (w *work) tellIdentity(ctx context.Context) {
+	w.memory.untold = false
+	i := kubernetes.IdentityOf(w.memory.secret)
+	_ = w.each(func(m *member) error {
+		if m.client == nil {
+			return nil // a new container reads the secret
+		}
+		if err := m.client.SetIdentity(ctx, i); err != nil {
+			w.log.Warn("agent does not take its new certificate", "member", m.Name, "error", err)
+		}
+		return nil
+	})
+	for _, m := range w.members {
+		w.memory.untold = w.memory.untold || m.client != nil && m.state == nil
+	}
+}

@@ -1,0 +1,136 @@
+package controller
+
+import (
+	"context"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/remuda/remuda/provisioner/agent"
+	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
+)
+
+// healPause is how long a member that could not be brought back is left alone.
+const healPause = 5 * time.Second
+
+// keepLent keeps a tenant's group serving, with its data, and its doors as they should be.
+func (w *work) keepLent(ctx context.Context) (time.Duration, error) {
+	if f := w.memory.failed; f != nil && f.reason == v1alpha1.ReasonData {
+		w.trouble, w.phase = f, v1alpha1.PhaseFailed
+		return lookAgain, nil
+	}
+	again := lookAgain
+	if err := w.ensureService(ctx); err != nil {
+		return 0, err
+	}
+	if !w.cg.Spec.Published {
+		w.closeDoors(ctx)
+		return again, nil
+	}
+	for _, m := range w.members {
+		if m.well(w.cg.Spec.Generation) {
+			continue
+		}
+		if m.state == nil {
+			again = soon
+			w.note(v1alpha1.ReasonMember, m.pod.Name+": "+m.reason)
+			if w.memory.misses[m.pod.Name] >= maxMisses {
+				w.log.Warn("agent does not answer, its pod is made anew", "pod", m.pod.Name)
+				delete(w.memory.misses, m.pod.Name)
+				return again, client.IgnoreNotFound(w.r.client.Delete(ctx, m.pod, client.GracePeriodSeconds(0)))
+			}
+			continue
+		}
+		if time.Now().Before(w.memory.healAfter) {
+			again = healPause
+			w.note(v1alpha1.ReasonMember, m.pod.Name+": "+m.reason)
+			continue
+		}
+		w.log.Info("bringing a member back", "pod", m.pod.Name, "reason", m.reason)
+		if err := w.heal(ctx, m); err != nil {
+			w.memory.healAfter = time.Now().Add(healPause)
+			again = healPause
+			m.reason = err.Error()
+			w.note(v1alpha1.ReasonStart, m.pod.Name+": "+m.reason)
+		}
+	}
+	if w.trouble == nil {
+		if err := w.tellHosts(ctx); err != nil {
+			return soon, err
+		}
+	}
+	return again, w.openDoors(ctx)
+}
+
+// heal starts a member's servers again with its data.
+func (w *work) heal(ctx context.Context, m *member) error {
+	if _, err := m.client.Wipe(ctx, agent.WipeRequest{Kindly: true}); err != nil {
+		return err
+	}
+	h, err := w.hosts()
+	if err != nil {
+		return err
+	}
+	if err := m.client.SetHosts(ctx, h); err != nil {
+		return err
+	}
+	if err := w.startMember(ctx, m, false); err != nil {
+		return err
+	}
+	s, err := m.client.State(ctx)
+	if err != nil {
+		return err
+	}
+	m.state, m.reason = &s, ""
+	m.well(w.cg.Spec.Generation)
+	return nil
+}
+
+// openDoors lets the tenant in.
+func (w *work) openDoors(ctx context.Context) error {
+	if len(w.def.Recipe.Endpoints) == 0 {
+		w.open = true
+		return nil
+	}
+	leader := w.members[0]
+	if leader.client == nil || leader.state == nil || !leader.well(w.cg.Spec.Generation) {
+		return nil
+	}
+	if doorsAre(leader.state, true) {
+		w.open = true
+		return nil
+	}
+	if err := leader.client.OpenDoors(ctx, agent.OpenRequest{Order: w.cg.Generation}); err != nil {
+		return err
+	}
+	w.open = true
+	return nil
+}
+
+func doorsAre(s *agent.State, open bool) bool {
+	for _, d := range s.Doors {
+		if d.Open != open {
+			return false
+		}
+	}
+	return len(s.Doors) > 0
+}
+
+// closeDoors cuts everybody off, in the end by deleting the pod.
+func (w *work) closeDoors(ctx context.Context) {
+	leader := w.members[0]
+	if leader.pod == nil || leader.client == nil || leader.state != nil && (doorsAre(leader.state, false) || len(leader.state.Doors) == 0) {
+		return
+	}
+	bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err := leader.client.CloseDoors(bounded, agent.CloseRequest{Order: w.cg.Generation})
+	if err == nil {
+		return
+	}
+	w.log.Warn("agent does not close its doors, its pod is deleted", "pod", leader.pod.Name, "error", err)
+	if err := client.IgnoreNotFound(w.r.client.Delete(ctx, leader.pod, client.GracePeriodSeconds(0))); err != nil {
+		w.open = true // as far as is known
+		w.log.Error("cannot delete the pod", "pod", leader.pod.Name, "error", err)
+	}
+}

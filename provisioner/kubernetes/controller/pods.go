@@ -1,0 +1,198 @@
+package controller
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/remuda/remuda/catalog"
+	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/agent"
+	"github.com/remuda/remuda/provisioner/kubernetes"
+	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
+)
+
+// agentContainer is the one container of a pod.
+const agentContainer = "member"
+
+// unreachable is how long a pod stays on a node that nothing is heard of.
+const unreachable = 30
+
+// firstRowPort is where rows of ports begin: every group has an address of its own.
+const firstRowPort = 30000
+
+// places are the writable paths of a role: the recipe's, and those that every member has.
+func places(role catalog.Role) ([]agent.Place, error) {
+	list := []agent.Place{
+		{Path: "/tmp", Folder: "tmp", User: "root", Mode: 0o1777},
+		{Path: "/run", Folder: "run", Memory: true, User: "root", Mode: 0o755},
+		{Path: "/dev/shm", Folder: "shm", Memory: true, User: "root", Mode: 0o1777},
+		{Path: "/etc/hosts", Folder: "hosts", Memory: true, User: "root", Mode: 0o644, File: true},
+	}
+	for i, p := range role.Paths {
+		mode := uint64(0o700)
+		if p.Mode != "" {
+			var err error
+			if mode, err = strconv.ParseUint(p.Mode, 8, 12); err != nil {
+				return nil, fmt.Errorf("mode of %s: %w", p.Path, err)
+			}
+		}
+		user := p.User
+		if user == "" {
+			user = role.User
+		}
+		list = append(list, agent.Place{Path: p.Path, Folder: "p" + strconv.Itoa(i), Memory: p.Memory, User: user, Mode: uint32(mode)})
+	}
+	return list, nil
+}
+
+func (w *work) labels(member string) map[string]string {
+	l := map[string]string{"app.kubernetes.io/managed-by": "remuda", "app.kubernetes.io/name": w.cg.Spec.Recipe.Name, kubernetes.LabelGroup: w.cg.Name}
+	if member != "" {
+		l[kubernetes.LabelMember] = member
+	}
+	return l
+}
+
+func (w *work) meta(name, member string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Name: name, Namespace: w.cg.Namespace, Labels: w.labels(member),
+		OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(w.cg, v1alpha1.GroupVersion.WithKind("ContainerGroup"))}}
+}
+
+// hasClaim says whether the member's disk outlives its pod.
+func (w *work) hasClaim(m provisioner.Member) bool {
+	for _, s := range w.cg.Spec.Members {
+		if s.Role == m.Role.Name {
+			return !s.Ephemeral && w.r.o.StorageClass != "none"
+		}
+	}
+	return false
+}
+
+func (w *work) claim(m provisioner.Member) *corev1.PersistentVolumeClaim {
+	c := &corev1.PersistentVolumeClaim{ObjectMeta: w.meta(kubernetes.PodName(w.cg.Name, m.Name), m.Name)}
+	c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}
+	c.Spec.Resources.Requests = corev1.ResourceList{corev1.ResourceStorage: *resource.NewQuantity(int64(m.Size.Disk), resource.BinarySI)}
+	if w.r.o.StorageClass != "" {
+		c.Spec.StorageClassName = &w.r.o.StorageClass
+	}
+	return c
+}
+
+// resources of a member: it gets its memory for certain, and a tenth of its processor time.
+func resources(s catalog.Size) corev1.ResourceRequirements {
+	cpu, memory := int64(s.CPU*1000+0.5), resource.NewQuantity(int64(s.Memory), resource.BinarySI)
+	return corev1.ResourceRequirements{
+		Limits:   corev1.ResourceList{corev1.ResourceCPU: *resource.NewMilliQuantity(cpu, resource.DecimalSI), corev1.ResourceMemory: *memory},
+		Requests: corev1.ResourceList{corev1.ResourceCPU: *resource.NewMilliQuantity(max(cpu/10, 1), resource.DecimalSI), corev1.ResourceMemory: *memory},
+	}
+}
+
+// pod of a member. Pod Security "baseline": a read-only root, no right beyond those to change users.
+func (w *work) pod(m provisioner.Member) (*corev1.Pod, error) {
+	list, err := places(m.Role)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return nil, err
+	}
+	var mounts []corev1.VolumeMount
+	for _, p := range list {
+		volume := "disk"
+		if p.Memory {
+			volume = "memory"
+		}
+		mounts = append(mounts, corev1.VolumeMount{Name: volume, MountPath: p.Path, SubPath: p.Folder})
+	}
+	whole := []corev1.VolumeMount{{Name: "disk", MountPath: agent.DiskVolume}, {Name: "memory", MountPath: agent.MemoryVolume}}
+	capabilities := []corev1.Capability{"SETUID", "SETGID", "KILL"}
+	for _, c := range m.Role.Capabilities {
+		capabilities = append(capabilities, corev1.Capability(c))
+	}
+	security := &corev1.SecurityContext{
+		RunAsUser: ptr.To[int64](0), RunAsGroup: ptr.To[int64](0), ReadOnlyRootFilesystem: ptr.To(true), AllowPrivilegeEscalation: ptr.To(false),
+		Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: capabilities},
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	env := []corev1.EnvVar{{Name: agent.EnvPlaces, Value: string(text)}}
+	identity := func(name, key string) corev1.EnvVar {
+		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+			LocalObjectReference: corev1.LocalObjectReference{Name: kubernetes.SecretName(w.cg.Name)}, Key: key}}}
+	}
+	layout := corev1.Container{Name: "layout", Image: w.cg.Spec.Image, Command: []string{"/remuda/agent", "agent", "--layout"}, ImagePullPolicy: w.r.o.PullPolicy,
+		Env: env, SecurityContext: security, VolumeMounts: whole, Resources: resources(m.Size), TerminationMessagePath: agent.PrivateDir + "/termination"}
+	member := corev1.Container{
+		Name: agentContainer, Image: w.cg.Spec.Image, ImagePullPolicy: w.r.o.PullPolicy,
+		Command: []string{"/remuda/agent", "agent", "--listen", ":" + strconv.Itoa(agent.Port)},
+		Env: append(env, identity(agent.EnvCertificate, kubernetes.KeyCertificate), identity(agent.EnvKey, kubernetes.KeyKey),
+			identity(agent.EnvAuthorities, kubernetes.KeyAuthorities)),
+		SecurityContext: security, VolumeMounts: append(whole, mounts...), Resources: resources(m.Size),
+		Ports:                  []corev1.ContainerPort{{Name: "agent", ContainerPort: agent.Port}},
+		TerminationMessagePath: agent.PrivateDir + "/termination",
+		ResizePolicy: []corev1.ContainerResizePolicy{
+			{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.NotRequired}, {ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.NotRequired}},
+	}
+	disk := corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: resource.NewQuantity(int64(m.Size.Disk), resource.BinarySI)}}
+	if w.hasClaim(m) {
+		disk = corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: kubernetes.PodName(w.cg.Name, m.Name)}}
+	}
+	memory := resource.NewQuantity(int64(max(m.Size.Memory/2, 32<<20)), resource.BinarySI)
+	p := &corev1.Pod{ObjectMeta: w.meta(kubernetes.PodName(w.cg.Name, m.Name), m.Name)}
+	p.Spec = corev1.PodSpec{
+		InitContainers: []corev1.Container{layout}, Containers: []corev1.Container{member},
+		Volumes: []corev1.Volume{{Name: "disk", VolumeSource: disk},
+			{Name: "memory", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: memory}}}},
+		Hostname: m.Name, RestartPolicy: corev1.RestartPolicyAlways,
+		AutomountServiceAccountToken: ptr.To(false), EnableServiceLinks: ptr.To(false), SetHostnameAsFQDN: ptr.To(false),
+		TerminationGracePeriodSeconds: ptr.To[int64](12), // the agent stops its servers within 8
+		// Members look nothing up.
+		DNSPolicy: corev1.DNSNone, DNSConfig: &corev1.PodDNSConfig{Nameservers: []string{"127.0.0.1"}},
+		SecurityContext: &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
+		Tolerations: []corev1.Toleration{
+			{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](unreachable)},
+			{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](unreachable)}},
+	}
+	for _, s := range w.r.o.PullSecrets {
+		p.Spec.ImagePullSecrets = append(p.Spec.ImagePullSecrets, corev1.LocalObjectReference{Name: s})
+	}
+	return p, nil
+}
+
+// portsOf gives every endpoint its published ports: the recipe's own where it has one.
+func portsOf(list []catalog.Endpoint) []v1alpha1.Endpoint {
+	var out []v1alpha1.Endpoint
+	row := int32(firstRowPort)
+	for _, e := range list {
+		p := v1alpha1.Endpoint{Name: e.Name, Port: int32(e.Port), Count: int32(e.Count)}
+		if e.Count > 0 {
+			p.Port = row
+			row += p.Count
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// newService is the group's address in the generation of its spec. It is there before the group is
+// lent, so that no tenant waits for the nodes to learn of it; until then nothing listens.
+func (w *work) newService() *corev1.Service {
+	s := &corev1.Service{ObjectMeta: w.meta(kubernetes.ServiceName(w.cg.Name, w.cg.Spec.Generation), "")}
+	s.Labels[kubernetes.LabelGeneration] = strconv.FormatInt(w.cg.Spec.Generation, 10)
+	s.Spec.Selector = map[string]string{kubernetes.LabelGroup: w.cg.Name, kubernetes.LabelMember: w.list[0].Name}
+	s.Spec.PublishNotReadyAddresses = true
+	for _, e := range portsOf(w.def.Recipe.Endpoints) {
+		for i := range max(e.Count, 1) {
+			port := e.Port + i
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprintf("p%d", port), Port: port, TargetPort: intstr.FromInt32(port), Protocol: corev1.ProtocolTCP})
+		}
+	}
+	return s
+}

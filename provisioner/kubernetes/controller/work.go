@@ -1,0 +1,344 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/agent"
+	"github.com/remuda/remuda/provisioner/kubernetes"
+	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
+	"github.com/remuda/remuda/provisioner/orders"
+)
+
+const (
+	lookAgain = 10 * time.Second // between two looks at the agents of a group
+	soon      = 500 * time.Millisecond
+	askBound  = 3 * time.Second
+	maxMisses = 3 // an agent that does not answer so often has ended
+)
+
+// work is one go at one group.
+type work struct {
+	r      *Reconciler
+	cg     *v1alpha1.ContainerGroup
+	memory *memory
+	log    *slog.Logger
+
+	def     provisioner.Definition
+	list    []provisioner.Member
+	members []*member
+	service *corev1.Service // of this generation
+
+	trouble *trouble // why it is not Ready, for the status
+	phase   v1alpha1.Phase
+	open    bool
+	fits    *metav1.Condition // whether it has the sizes of the spec, when that was looked at
+}
+
+// member is one pod as it is now.
+type member struct {
+	provisioner.Member
+	pod    *corev1.Pod // nil: there is none
+	client *agent.Client
+	state  *agent.State // nil: its agent was not asked or does not answer
+	reason string       // why it is not well
+}
+
+func hasFinalizer(cg *v1alpha1.ContainerGroup) bool {
+	return controllerutil.ContainsFinalizer(cg, kubernetes.Finalizer)
+}
+
+func isOwner(cg *v1alpha1.ContainerGroup, o metav1.Object) bool { return metav1.IsControlledBy(o, cg) }
+
+// note says for the status why the group is not ready.
+func (w *work) note(reason, message string) {
+	w.trouble = &trouble{number: w.cg.Generation, reason: reason, message: message}
+}
+
+// fail gives the group up until its spec changes. One that is lent is never given up.
+func (w *work) fail(reason, message string, unclean bool) {
+	w.note(reason, message)
+	w.trouble.unclean = unclean
+	w.memory.failed = w.trouble
+	w.phase = v1alpha1.PhaseFailed
+	w.log.Warn("group failed", "reason", reason, "message", message)
+}
+
+func (w *work) lent() bool { return kubernetes.IsLent(w.cg.Spec) }
+
+// converge does what it can do now, and says when to look again.
+func (w *work) converge(ctx context.Context) (time.Duration, error) {
+	var err error
+	if w.def, err = kubernetes.DefinitionOf(w.cg.Spec, w.r.o.Recipes); err != nil {
+		w.fail(v1alpha1.ReasonRecipe, err.Error(), false)
+		return 0, nil
+	}
+	w.list = w.def.MemberList()
+	for _, m := range w.list {
+		w.members = append(w.members, &member{Member: m})
+	}
+	switch {
+	case w.lent():
+		w.phase = v1alpha1.PhaseReturned
+		if w.cg.Spec.Published {
+			w.phase = v1alpha1.PhaseClaimed
+		}
+	case w.memory.proven == w.cg.Spec.Generation:
+		w.phase = v1alpha1.PhaseWarm
+	case w.cg.Status.Generation > 0:
+		w.phase = v1alpha1.PhaseResetting
+	default:
+		w.phase = v1alpha1.PhaseCreating
+	}
+	renewed, err := w.ensureSecret(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := w.ensurePolicies(ctx); err != nil {
+		return 0, err
+	}
+	if err := w.findService(ctx); err != nil {
+		return 0, err
+	}
+	ready, err := w.ensurePods(ctx)
+	if err != nil {
+		return 0, err
+	}
+	w.askAgents(ctx)
+	if renewed || w.identityPending() {
+		w.tellIdentity(ctx)
+	}
+	if f := w.memory.failed; f != nil && f.number == w.cg.Generation && !w.lent() {
+		w.trouble, w.phase = f, v1alpha1.PhaseFailed
+		w.closeDoors(ctx)
+		return 0, nil
+	}
+	if !ready {
+		if w.phase == v1alpha1.PhaseFailed || !w.cg.Spec.Published {
+			w.closeDoors(ctx)
+		}
+		return lookAgain, nil
+	}
+	if w.lent() {
+		return w.keepLent(ctx)
+	}
+	return w.keepWarm(ctx)
+}
+
+// keepWarm brings a group without a tenant to its generation, clean.
+func (w *work) keepWarm(ctx context.Context) (time.Duration, error) {
+	number := w.cg.Spec.Generation
+	if w.memory.proven == number {
+		for _, m := range w.members {
+			if !m.well(number) {
+				if m.state == nil && w.memory.misses[m.pod.Name] < maxMisses {
+					return soon, nil
+				}
+				w.fail(v1alpha1.ReasonMember, fmt.Sprintf("%s: %s", m.pod.Name, m.reason), false)
+				return 0, nil
+			}
+		}
+		w.closeDoors(ctx)
+		return lookAgain, w.dropOldServices(ctx)
+	}
+	if err := w.begin(ctx); err != nil {
+		if ctx.Err() != nil || apierrors.IsConflict(err) {
+			return 0, err
+		}
+		unclean := isUnclean(err)
+		reason := v1alpha1.ReasonStart
+		if unclean {
+			reason = v1alpha1.ReasonUnclean
+		}
+		w.askAgents(ctx)
+		w.fail(reason, err.Error(), unclean)
+		return 0, nil
+	}
+	w.memory.proven, w.memory.failed = number, nil
+	w.phase = v1alpha1.PhaseWarm
+	w.askAgents(ctx)
+	return lookAgain, w.dropOldServices(ctx)
+}
+
+// well says whether the member serves the generation.
+func (m *member) well(generation int64) bool {
+	if m.state == nil {
+		return false
+	}
+	switch s := m.state; {
+	case int64(s.Generation) != generation || s.Phase == agent.Idle:
+		m.reason = fmt.Sprintf("it serves generation %d and not %d", s.Generation, generation)
+	case s.Phase != agent.Running || !s.Healthy:
+		m.reason = strings.TrimSpace(string(s.Phase) + " " + s.Reason)
+	default:
+		return true
+	}
+	return false
+}
+
+// each runs f on all members at the same time, and gives the first error.
+func (w *work) each(f func(*member) error) error {
+	errs := make([]error, len(w.members))
+	var wg sync.WaitGroup
+	for i, m := range w.members {
+		wg.Go(func() { errs[i] = f(m) })
+	}
+	wg.Wait()
+	for i, err := range errs {
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.members[i].Name, err)
+		}
+	}
+	return nil
+}
+
+// askAgents asks every agent in a running pod how it is.
+func (w *work) askAgents(ctx context.Context) {
+	_ = w.each(func(m *member) error {
+		if m.client == nil {
+			return nil
+		}
+		bounded, cancel := context.WithTimeout(ctx, askBound)
+		defer cancel()
+		s, err := m.client.State(bounded)
+		if err != nil {
+			m.state, m.reason = nil, "its agent does not answer: "+err.Error()
+			return nil
+		}
+		m.state = &s
+		m.well(w.cg.Spec.Generation)
+		return nil
+	})
+	for _, m := range w.members {
+		switch {
+		case m.client == nil:
+		case m.state == nil:
+			w.memory.misses[m.pod.Name]++
+		default:
+			delete(w.memory.misses, m.pod.Name)
+		}
+	}
+}
+
+// order writes orders for a member.
+func (w *work) orders(m *member) orders.Member {
+	host := ""
+	if w.service != nil {
+		host = w.service.Spec.ClusterIP
+	}
+	o := orders.Member{Member: m.Member, Definition: w.def, Siblings: w.list, HostIP: host, Hostname: host}
+	if w.r.o.DNS && w.service != nil {
+		o.Hostname = w.hostname()
+	}
+	return o
+}
+
+// hostname is what credentials name.
+func (w *work) hostname() string {
+	if w.r.o.DNS {
+		return w.service.Name + "." + w.service.Namespace + ".svc"
+	}
+	return w.service.Spec.ClusterIP
+}
+
+// endpoints are where the group is published in this generation.
+func (w *work) endpoints() []v1alpha1.Endpoint {
+	if w.service == nil || w.service.Spec.ClusterIP == "" {
+		return nil
+	}
+	list := portsOf(w.def.Recipe.Endpoints)
+	for i := range list {
+		list[i].Host = w.hostname()
+	}
+	return list
+}
+
+// findService finds the service of this generation.
+func (w *work) findService(ctx context.Context) error {
+	if len(w.def.Recipe.Endpoints) == 0 {
+		return nil
+	}
+	var s corev1.Service
+	err := w.r.client.Get(ctx, client.ObjectKey{Namespace: w.cg.Namespace, Name: kubernetes.ServiceName(w.cg.Name, w.cg.Spec.Generation)}, &s)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err == nil && s.DeletionTimestamp.IsZero() {
+		w.service = &s
+	}
+	return err
+}
+
+// ensureService makes it when it is not there. A lent group's keeps its address also when
+// somebody has deleted it.
+func (w *work) ensureService(ctx context.Context) error {
+	if w.service != nil || len(w.def.Recipe.Endpoints) == 0 {
+		return nil
+	}
+	s := w.newService()
+	if w.lent() {
+		s.Spec.ClusterIP = w.cg.Status.Address
+	}
+	if err := w.r.client.Create(ctx, s); err != nil {
+		return err
+	}
+	w.service = s
+	return nil
+}
+
+// dropOldServices removes the addresses of former generations.
+func (w *work) dropOldServices(ctx context.Context) error {
+	var list corev1.ServiceList
+	err := w.r.client.List(ctx, &list, client.InNamespace(w.cg.Namespace), client.MatchingLabels{kubernetes.LabelGroup: w.cg.Name})
+	if err != nil {
+		return err
+	}
+	for i := range list.Items {
+		s := &list.Items[i]
+		if s.Name == kubernetes.ServiceName(w.cg.Name, w.cg.Spec.Generation) || !isOwner(w.cg, s) || !s.DeletionTimestamp.IsZero() {
+			continue
+		}
+		if err := client.IgnoreNotFound(w.r.client.Delete(ctx, s)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hosts are the addresses of the members.
+func (w *work) hosts() (agent.HostsRequest, error) {
+	h := agent.HostsRequest{Names: map[string]netip.Addr{}}
+	for _, m := range w.members {
+		if orders.IsEgress(m.Member) {
+			continue
+		}
+		a, err := netip.ParseAddr(m.pod.Status.PodIP)
+		if err != nil {
+			return h, fmt.Errorf("address of %s: %w", m.pod.Name, err)
+		}
+		h.Names[m.Name] = a
+	}
+	return h, nil
+}
+
+func describe(h agent.HostsRequest) string {
+	var all []string
+	for name, a := range h.Names {
+		all = append(all, name+"="+a.String())
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
