@@ -7,7 +7,7 @@ export PATH := $(dir $(GO)):$(PATH)
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 SOURCES := $(shell find . -name '*.go' -not -path './.git/*') $(shell find catalog -name '*.yaml') go.mod go.sum
 
-.PHONY: help run build test lint bench clean deps fuzz
+.PHONY: help run build test lint bench clean deps fuzz kube kube-up
 
 help: ## List the targets
 	@echo "remuda: an Open Service Broker with warm, reusable container groups"
@@ -29,6 +29,15 @@ bin/remuda: $(SOURCES)
 test: ## Run all tests with the race detector; container tests only as root
 	@scripts/deps test
 	@scripts/test
+
+kube: ## Build the Kubernetes of the tests, once (root); prints its folder
+	@scripts/deps kube
+	@scripts/kube
+
+kube-up: ## Run a Kubernetes to develop against, until Ctrl-C (root)
+	@scripts/deps kube
+	@$(GO) build -o bin/kube-up ./e2e/cluster/up
+	@exec bin/kube-up
 
 lint: ## Check formatting, vet and staticcheck
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "run gofmt -w on these"; exit 1; }
