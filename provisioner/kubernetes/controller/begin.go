@@ -49,7 +49,7 @@ func (w *work) begin(ctx context.Context) error {
 	if err := w.tellHosts(ctx); err != nil {
 		return err
 	}
-	if err := w.each(func(m *member) error { return w.startMember(ctx, m, true) }); err != nil {
+	if err := w.each(func(m *member) error { return w.startMember(ctx, m) }); err != nil {
 		return err
 	}
 	if !w.memory.record.Begun {
@@ -169,13 +169,13 @@ func (w *work) takeBaselines(ctx context.Context) error {
 
 // startMember starts the generation's servers in a member that is idle. Doors are bound
 // anew where the agent does not have them.
-func (w *work) startMember(ctx context.Context, m *member, fresh bool) error {
+func (w *work) startMember(ctx context.Context, m *member) error {
 	var endpoints []store.Endpoint
 	for _, e := range w.endpoints() {
 		endpoints = append(endpoints, store.Endpoint{Name: e.Name, Host: e.Host, Port: int(e.Port), Count: int(e.Count)})
 	}
 	if m.Leader && len(endpoints) > 0 {
-		if err := w.bindDoors(ctx, m, endpoints); err != nil {
+		if err := w.bindDoors(ctx, m); err != nil {
 			return err
 		}
 	}
@@ -189,14 +189,15 @@ func (w *work) startMember(ctx context.Context, m *member, fresh bool) error {
 	return nil
 }
 
-func (w *work) bindDoors(ctx context.Context, m *member, endpoints []store.Endpoint) error {
+func (w *work) bindDoors(ctx context.Context, m *member) error {
 	address, err := netip.ParseAddr(m.pod.Status.PodIP)
 	if err != nil {
 		return fmt.Errorf("address of %s: %w", m.pod.Name, err)
 	}
 	var doors []agent.Door
+	published := portsOf(w.def.Recipe.Endpoints)
 	for i, e := range w.def.Recipe.Endpoints {
-		doors = append(doors, orders.Doors(e, endpoints[i].Port)...)
+		doors = append(doors, orders.Doors(e, int(doorPort(i, published[i])))...)
 	}
 	state, err := m.client.State(ctx)
 	if err != nil {

@@ -74,7 +74,7 @@ func (w *work) heal(ctx context.Context, m *member) error {
 	if err := m.client.SetHosts(ctx, h); err != nil {
 		return err
 	}
-	if err := w.startMember(ctx, m, false); err != nil {
+	if err := w.startMember(ctx, m); err != nil {
 		return err
 	}
 	s, err := m.client.State(ctx)

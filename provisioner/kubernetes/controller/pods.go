@@ -24,8 +24,21 @@ const agentContainer = "member"
 // unreachable is how long a pod stays on a node that nothing is heard of.
 const unreachable = 30
 
-// firstRowPort is where rows of ports begin: every group has an address of its own.
-const firstRowPort = 30000
+// Where the doors of a leader are: rows of ports have the same numbers inside and outside, and the
+// others are out of the way of servers, which may be at the published number. Every group has
+// addresses of its own.
+const (
+	firstRowPort  = 30000
+	firstDoorPort = 20000
+)
+
+// doorPort is where the pod's door of an endpoint is whose first published port is known.
+func doorPort(i int, e v1alpha1.Endpoint) int32 {
+	if e.Count > 0 {
+		return e.Port
+	}
+	return firstDoorPort + int32(i)
+}
 
 // places are the writable paths of a role: the recipe's, and those that every member has.
 func places(role catalog.Role) ([]agent.Place, error) {
@@ -188,10 +201,10 @@ func (w *work) newService() *corev1.Service {
 	s.Labels[kubernetes.LabelGeneration] = strconv.FormatInt(w.cg.Spec.Generation, 10)
 	s.Spec.Selector = map[string]string{kubernetes.LabelGroup: w.cg.Name, kubernetes.LabelMember: w.list[0].Name}
 	s.Spec.PublishNotReadyAddresses = true
-	for _, e := range portsOf(w.def.Recipe.Endpoints) {
-		for i := range max(e.Count, 1) {
-			port := e.Port + i
-			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprintf("p%d", port), Port: port, TargetPort: intstr.FromInt32(port), Protocol: corev1.ProtocolTCP})
+	for i, e := range portsOf(w.def.Recipe.Endpoints) {
+		for n := range max(e.Count, 1) {
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprintf("p%d", e.Port+n), Port: e.Port + n,
+				TargetPort: intstr.FromInt32(doorPort(i, e) + n), Protocol: corev1.ProtocolTCP})
 		}
 	}
 	return s

@@ -35,8 +35,8 @@ func (w *work) ensurePolicies(ctx context.Context) error {
 		leader.Spec.PodSelector = metav1.LabelSelector{MatchLabels: map[string]string{kubernetes.LabelGroup: w.cg.Name, kubernetes.LabelMember: w.list[0].Name}}
 		leader.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
 		var ports []networkingv1.NetworkPolicyPort
-		for _, e := range portsOf(w.def.Recipe.Endpoints) {
-			first := intstr.FromInt32(e.Port)
+		for i, e := range portsOf(w.def.Recipe.Endpoints) {
+			first := intstr.FromInt32(doorPort(i, e))
 			p := networkingv1.NetworkPolicyPort{Port: &first}
 			if e.Count > 1 {
 				last := e.Port + e.Count - 1
