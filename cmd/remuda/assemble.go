@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
-	"github.com/remuda/remuda/provisioner/image"
 	"github.com/remuda/remuda/provisioner/local"
 	"github.com/remuda/remuda/store"
 	"github.com/remuda/remuda/store/sqlite"
@@ -22,11 +20,11 @@ import (
 type parts struct {
 	config  Config
 	recipes []catalog.Recipe
-	image   image.Image
+	image   string
 	store   store.Store
 	sealer  *store.Sealer
 	signing [][]byte // keys of dashboard links
-	backend *local.Backend
+	home    *home
 }
 
 // assemble opens the store and the back end for all recipes there are. It makes
@@ -37,14 +35,7 @@ func assemble(ctx context.Context, c Config, all []catalog.Recipe, log *slog.Log
 		return nil, err
 	}
 	p.recipes = offered(c, all)
-	// One image serves all recipes, so that it stays the same when the operator
-	// changes what is offered. Only a host without a compiler goes without what is
-	// built from source, as long as nothing that is offered needs it.
-	options := image.OptionsFor(c.ImageDir, all, progress)
-	if !image.HasGo() && !slices.ContainsFunc(p.recipes, func(r catalog.Recipe) bool { return len(r.GoPrograms) > 0 }) {
-		options.GoPrograms = nil
-	}
-	if p.image, err = image.Ensure(ctx, options); err != nil {
+	if p.image, err = p.home.image(ctx, all, p.recipes); err != nil {
 		p.store.Close()
 		return nil, err
 	}
@@ -53,30 +44,21 @@ func assemble(ctx context.Context, c Config, all []catalog.Recipe, log *slog.Log
 
 // openHost opens what is on this host: store, keys, back end.
 func openHost(ctx context.Context, c Config, log *slog.Logger, progress io.Writer) (*parts, error) {
-	first, last, err := c.ports()
-	if err != nil {
-		return nil, err
-	}
-	binary, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find own binary: %w", err)
-	}
 	p := &parts{config: c}
-	if err := local.Check(); err != nil {
-		return nil, err
+	if c.Backend == "local" {
+		if err := local.Check(); err != nil {
+			return nil, err
+		}
 	}
 	if err := lockDown(c.StateDir); err != nil {
 		return nil, err
 	}
+	var err error
 	if p.store, err = sqlite.Open(ctx, databasePath(c)); err != nil {
 		return nil, err
 	}
 	p.store = withCrashPoints(p.store)
-	p.backend, err = local.New(local.Options{
-		StateDir: c.StateDir, ImageDir: c.ImageDir, Agent: binary, Logger: log, Progress: progress, Persisted: persisted,
-		Publish: local.Publish{Host: c.Publish.Host, Listen: c.Publish.Listen, FirstPort: first, LastPort: last},
-		Egress:  c.egress(),
-	})
+	p.home, err = openHome(c, log, progress)
 	if err != nil {
 		p.store.Close()
 		return nil, err
@@ -113,13 +95,13 @@ func (p *parts) newPool(log *slog.Logger, metrics provisioner.Metrics) (*provisi
 	var definitions []provisioner.Definition
 	for _, r := range p.recipes {
 		for _, plan := range r.Offering.Plans {
-			definitions = append(definitions, provisioner.NewDefinition(r, plan, p.image.Hash))
+			definitions = append(definitions, provisioner.NewDefinition(r, plan, p.image))
 			floor, ceiling, keep := p.config.poolLimits(r.Name + "/" + plan.Name)
 			limits[r.Name+"/"+plan.Name] = provisioner.Limits{Floor: floor, Ceiling: ceiling, Keep: keep}
 		}
 	}
 	return provisioner.New(provisioner.Options{
-		Store: p.store, Backend: p.backend, Definitions: definitions, Limits: limits,
+		Store: p.store, Backend: p.home.Backend, Definitions: definitions, Limits: limits,
 		Creates: p.config.Parallel.Creates, Resets: p.config.Parallel.Resets, Logger: log, Metrics: metrics,
 	})
 }
@@ -135,7 +117,7 @@ func (p *parts) ready(pool *provisioner.Pool) error {
 	if err := p.store.View(context.Background(), func(store.Tx) error { return nil }); err != nil {
 		return err
 	}
-	return local.Check()
+	return p.home.check(context.Background())
 }
 
 func cutAnyPrefix(s string, prefixes ...string) (string, bool) {

@@ -101,18 +101,23 @@ func closeAll(ctx context.Context, c Config, stdout io.Writer) error {
 		return err
 	}
 	defer p.store.Close()
-	groups, err := p.backend.List(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if p.home.run != nil {
+		go func() { _ = p.home.run(ctx) }()
+	}
+	groups, err := p.home.List(ctx)
 	if err != nil {
 		return err
 	}
-	pool, err := provisioner.New(provisioner.Options{Store: p.store, Backend: p.backend})
+	pool, err := provisioner.New(provisioner.Options{Store: p.store, Backend: p.home.Backend})
 	if err != nil {
 		return err
 	}
 	if err := pool.CloseAll(ctx); err != nil {
 		return err
 	}
-	if err := p.backend.Purge(); err != nil {
+	if err := p.home.purge(); err != nil {
 		return err
 	}
 	gone, err := forgetTenants(ctx, p.store)

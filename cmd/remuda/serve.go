@@ -87,13 +87,16 @@ func serve(ctx context.Context, c Config, recipes []catalog.Recipe, stdout, stde
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	return runAll(ctx, pool, b, api, listener, func() { banner(stdout, listener.Addr().String(), c, source) })
+	return runAll(ctx, p.home, pool, b, api, listener, func() { banner(stdout, listener.Addr().String(), c, source) })
 }
 
 // runAll starts pool, broker and server in the order that a crash needs: former
 // tenants are cut off before anybody is served.
-func runAll(ctx context.Context, pool *provisioner.Pool, b *broker.Broker, api http.Handler, l net.Listener, started func()) error {
+func runAll(ctx context.Context, h *home, pool *provisioner.Pool, b *broker.Broker, api http.Handler, l net.Listener, started func()) error {
 	g, ctx := errgroup.WithContext(ctx)
+	if h.run != nil {
+		g.Go(func() error { return h.run(ctx) })
+	}
 	g.Go(func() error { return pool.Run(ctx) })
 	g.Go(func() error {
 		defer l.Close()

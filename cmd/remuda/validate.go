@@ -66,6 +66,15 @@ func (c *Config) Validate() error {
 			at(dir.key)("%s %q is not an absolute path", dir.key, dir.path)
 		}
 	}
+	switch c.Backend {
+	case "local":
+	case "kubernetes":
+		for key, fault := range c.Kubernetes.faults(true) {
+			at("kubernetes", key)("kubernetes.%s: %s", key, fault)
+		}
+	default:
+		at("backend")("backend %q is neither local nor kubernetes", c.Backend)
+	}
 	if _, _, err := c.ports(); err != nil {
 		at("publish", "ports")("%v", err)
 	}

@@ -272,10 +272,7 @@ func observation(g *v1alpha1.ContainerGroup) provisioner.Observation {
 		o.Endpoints = append(o.Endpoints, store.Endpoint{Name: e.Name, Host: e.Host, Port: int(e.Port), Count: int(e.Count)})
 	}
 	for _, m := range g.Status.Members {
-		mo := provisioner.MemberObservation{ID: m.ContainerID, Role: m.Role, Healthy: m.Ready, Reason: m.Reason}
-		if mo.ID == "" {
-			mo.ID = m.Pod
-		}
+		mo := provisioner.MemberObservation{ID: m.Pod, Role: m.Role, Healthy: m.Ready, Reason: m.Reason}
 		if m.StartedAt != nil {
 			mo.StartedAt = m.StartedAt.Time
 		}

@@ -32,6 +32,9 @@ func (w *work) begin(ctx context.Context) error {
 		if err := w.awaitAgent(ctx, m); err != nil {
 			return err
 		}
+		if w.memory.record.Begun && m.state != nil && m.state.Generation == 0 {
+			return fmt.Errorf("%w: its container is another one than it was", provisioner.ErrUnclean)
+		}
 		return w.makeEmpty(ctx, m)
 	})
 	if serr := service.Wait(); serr != nil {
@@ -39,6 +42,15 @@ func (w *work) begin(ctx context.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if w.memory.record.Begun && w.memory.record.Applied != w.def.Fingerprint() {
+		if err := w.resize(ctx); err != nil {
+			return err
+		}
+		w.apply()
+		if err := w.remember(ctx); err != nil {
+			return err
+		}
 	}
 	if !w.memory.record.Begun {
 		if err := w.makePristine(ctx); err != nil {
@@ -164,6 +176,7 @@ func (w *work) takeBaselines(ctx context.Context) error {
 		w.memory.record.Baseline[m.Name] = seen[i]
 	}
 	w.memory.record.Begun = true
+	w.apply()
 	return w.remember(ctx)
 }
 

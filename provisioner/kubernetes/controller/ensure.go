@@ -69,6 +69,11 @@ func (w *work) ensurePod(ctx context.Context, m *member) (runs bool, err error) 
 		}
 	}
 	reason, message := waiting(&pod)
+	if w.lent() && w.hasClaim(m.Member) && backsOff(&pod) {
+		// A new pod begins at once, and the data are on the volume.
+		m.reason = message
+		return false, client.IgnoreNotFound(w.r.client.Delete(ctx, &pod, client.GracePeriodSeconds(0)))
+	}
 	m.reason = message
 	w.note(reason, fmt.Sprintf("%s: %s", name, message))
 	if reason == v1alpha1.ReasonWaiting {
@@ -128,6 +133,13 @@ func (w *work) makePod(ctx context.Context, m *member, name string) error {
 	m.reason = "its pod is being made"
 	w.note(v1alpha1.ReasonWaiting, name+": "+m.reason)
 	return nil
+}
+
+// backsOff says whether the kubelet waits before it starts a container that has ended often.
+func backsOff(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
+		return s.State.Waiting != nil && s.State.Waiting.Reason == "CrashLoopBackOff"
+	})
 }
 
 // waiting says what a pod waits for.

@@ -27,6 +27,9 @@ func (w *work) keepLent(ctx context.Context) (time.Duration, error) {
 		w.closeDoors(ctx)
 		return again, nil
 	}
+	if w.memory.record.Applied != w.def.Fingerprint() {
+		return w.change(ctx)
+	}
 	for _, m := range w.members {
 		if m.well(w.cg.Spec.Generation) {
 			continue

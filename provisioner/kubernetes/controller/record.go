@@ -7,9 +7,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/kubernetes"
 )
@@ -20,8 +20,10 @@ type record struct {
 	Begun    bool                      `json:"begun"` // its first generation once served
 	Pristine map[string]agent.Pristine `json:"pristine,omitempty"`
 	Baseline map[string]agent.Baseline `json:"baseline,omitempty"`
-	// Pods whose disks hold the group's data, by member; only of disks that end with their pods.
-	Pods map[string]types.UID `json:"pods,omitempty"`
+	// Applied is the fingerprint of the definition that the members have; "" while it is being changed.
+	Applied string                  `json:"applied,omitempty"`
+	Sizes   map[string]catalog.Size `json:"sizes,omitempty"` // that were applied last, by role
+	Image   string                  `json:"image,omitempty"` // and the image
 }
 
 const recordKey = "record"
