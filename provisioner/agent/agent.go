@@ -34,6 +34,12 @@ type Options struct {
 	// Egress makes the agent the way out of a group: it lives in the host's network
 	// and runs nothing.
 	Egress bool
+	// Places are what the agent keeps itself, in a pod.
+	Places []Place
+	// Listen is where an agent in a pod serves (":7464"), instead of in Dir, and Identity
+	// what it shows there.
+	Listen   string
+	Identity Identity
 	// AllowInside serves peers of the agent's own PID namespace too: for an
 	// agent that runs without a namespace of its own (tests).
 	AllowInside bool
@@ -67,6 +73,7 @@ type Agent struct {
 	reaper *reaper
 	doors  *doors
 	ring   *ring
+	places *places // nil for an agent without
 
 	exclusive chan struct{} // holds one token while Start or Wipe works
 
@@ -115,6 +122,9 @@ func (a *Agent) Run(ctx context.Context) error {
 func Serve(ctx context.Context, opts Options) error {
 	a := New(opts)
 	if err := harden(); err != nil {
+		return err
+	}
+	if err := a.takePlaces(); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
@@ -217,7 +227,7 @@ func (a *Agent) shutdown() {
 		g.cancel(errors.New("the agent ends"))
 		g.stop(ctx)
 	}
-	if _, err := a.wipe(context.Background()); err != nil {
+	if _, err := a.wipe(context.Background(), noPlaces); err != nil {
 		a.log.Error("wipe at the end", "error", err)
 	}
 	if err := a.doors.replace(nil, nil); err != nil {

@@ -249,4 +249,5 @@ type WipeResult struct {
 	Killed      int      `json:"killed"`
 	Connections int      `json:"connections"`
 	IPC         []string `json:"ipc,omitempty"`
+	Removed     int      `json:"removed,omitempty"` // files and directories in Places
 }

@@ -162,41 +162,14 @@ func serveMember(t testing.TB, flags ...string) member {
 	must(t, os.WriteFile(binary, self, 0o755))
 	must(t, os.Chmod(binary, 0o755))
 
-	var stderr bytes.Buffer
 	cmd := exec.Command(binary, append([]string{"helper:init", base + "/a", "x"}, flags...)...)
 	if len(flags) > 0 {
 		cmd.Args = append([]string{binary, "helper:init", base + "/a"}, flags...)
 	}
-	cmd.Stderr = &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-		Pdeathsig:  syscall.SIGKILL,
-	}
-	// The kernel kills the agent when the thread that started it ends, so one
-	// thread is kept for that.
-	started, ended := make(chan error), make(chan struct{})
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		started <- cmd.Start()
-		<-ended
-	}()
-	if err := <-started; err != nil {
-		close(ended)
-		t.Skipf("cannot make namespaces: %v", err)
-	}
-	t.Cleanup(func() {
-		defer close(ended)
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		timer := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
-		defer timer.Stop()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the agent ended: %v\n%s", err, &stderr)
-		}
-	})
+	pid := runMember(t, cmd)
 	c := NewClient(base + "/a")
 	eventually(t, func() error { _, err := c.State(t.Context()); return err })
-	return member{Client: c, pid: cmd.Process.Pid, binary: binary, dir: base + "/a"}
+	return member{Client: c, pid: pid, binary: binary, dir: base + "/a"}
 }
 
 // inside counts the processes in the member as the host sees them.

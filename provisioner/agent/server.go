@@ -78,6 +78,7 @@ func (a *Agent) Handler() http.Handler {
 		}
 		answer(w, struct{}{}, err)
 	})
+	a.handlePod(mux)
 	mux.HandleFunc("GET /v1/baseline", func(w http.ResponseWriter, r *http.Request) {
 		b, err := a.Baseline()
 		answer(w, b, err)

@@ -12,8 +12,8 @@ import (
 const killTimeout = 10 * time.Second
 
 // Wipe ends everything but the agent: doors, connections, processes, IPC
-// objects, output, secrets. When it returns nil nothing of the generation is
-// left outside of the file systems, and the agent is idle. An idle agent may be
+// objects, output, secrets, and what is in the Places. When it returns nil nothing of
+// the generation is left outside of file systems that others keep, and the agent is idle. An idle agent may be
 // wiped too. After an error the phase is failed, and no Start is accepted before
 // a Wipe that succeeds.
 func (a *Agent) Wipe(ctx context.Context, r WipeRequest) (WipeResult, error) {
@@ -33,11 +33,15 @@ func (a *Agent) Wipe(ctx context.Context, r WipeRequest) (WipeResult, error) {
 		a.wiping--
 		a.mu.Unlock()
 	}()
-	return a.wipe(ctx)
+	places := allPlaces
+	if r.Kindly {
+		places = memoryPlaces
+	}
+	return a.wipe(ctx, places)
 }
 
 // wipe needs a.wiping to be held up by the caller.
-func (a *Agent) wipe(ctx context.Context) (WipeResult, error) {
+func (a *Agent) wipe(ctx context.Context, places extent) (WipeResult, error) {
 	a.mu.Lock()
 	g := a.generation
 	a.phase, a.reason = Idle, ""
@@ -67,6 +71,11 @@ func (a *Agent) wipe(ctx context.Context) (WipeResult, error) {
 		result.IPC, ipcErr = removeIPC()
 		err = errors.Join(err, ipcErr)
 		a.ring.clear()
+		if a.places != nil {
+			var placesErr error
+			result.Removed, placesErr = a.places.wipe(places)
+			err = errors.Join(err, placesErr)
+		}
 	}
 	a.mu.Lock()
 	a.generation, a.unclean = nil, err != nil
