@@ -17,6 +17,7 @@ var allowed = map[string][]string{
 	"provisioner":             {"catalog", "store"},
 	"provisioner/agent":       {"catalog", "store", "provisioner"},
 	"provisioner/image":       {"catalog", "store", "provisioner"},
+	"provisioner/image/oci":   {"catalog", "store", "provisioner", "provisioner/image"},
 	"provisioner/local":       {"catalog", "store", "provisioner", "provisioner/agent", "provisioner/image"},
 	"provisioner/backendtest": {"catalog", "store", "provisioner", "provisioner/image"},
 	"store/storetest":         {"store", "catalog"},

@@ -37,18 +37,23 @@ func assemble(ctx context.Context, c Config, all []catalog.Recipe, log *slog.Log
 		return nil, err
 	}
 	p.recipes = offered(c, all)
-	// One image serves all recipes, so that it stays the same when the operator
-	// changes what is offered. Only a host without a compiler goes without what is
-	// built from source, as long as nothing that is offered needs it.
-	options := image.OptionsFor(c.ImageDir, all, progress)
-	if !image.HasGo() && !slices.ContainsFunc(p.recipes, func(r catalog.Recipe) bool { return len(r.GoPrograms) > 0 }) {
-		options.GoPrograms = nil
-	}
-	if p.image, err = image.Ensure(ctx, options); err != nil {
+	if p.image, err = image.Ensure(ctx, imageOptions(c, all, progress)); err != nil {
 		p.store.Close()
 		return nil, err
 	}
 	return p, nil
+}
+
+// imageOptions say what the root file system has. One serves all recipes, so
+// that it stays the same when the operator changes what is offered. Only a host
+// without a compiler goes without what is built from source, as long as nothing
+// that is offered needs it.
+func imageOptions(c Config, all []catalog.Recipe, progress io.Writer) image.Options {
+	options := image.OptionsFor(c.ImageDir, all, progress)
+	if !image.HasGo() && !slices.ContainsFunc(offered(c, all), func(r catalog.Recipe) bool { return len(r.GoPrograms) > 0 }) {
+		options.GoPrograms = nil
+	}
+	return options
 }
 
 // openHost opens what is on this host: store, keys, back end.
