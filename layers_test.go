@@ -19,6 +19,7 @@ var allowed = map[string][]string{
 	"provisioner/image":       {"catalog", "store", "provisioner"},
 	"provisioner/orders":      {"catalog", "store", "provisioner", "provisioner/agent"},
 	"provisioner/local":       {"catalog", "store", "provisioner", "provisioner/agent", "provisioner/orders", "provisioner/image"},
+	"provisioner/image/oci":   {"catalog", "store", "provisioner", "provisioner/image"},
 	"provisioner/backendtest": {"catalog", "store", "provisioner", "provisioner/image"},
 	"store/storetest":         {"store", "catalog"},
 	"broker":                  {"catalog", "store", "provisioner"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/image"
 	"github.com/remuda/remuda/provisioner/local"
 	"github.com/remuda/remuda/store"
 	"github.com/remuda/remuda/store/sqlite"
@@ -35,11 +36,23 @@ func assemble(ctx context.Context, c Config, all []catalog.Recipe, log *slog.Log
 		return nil, err
 	}
 	p.recipes = offered(c, all)
-	if p.image, err = p.home.image(ctx, all, p.recipes); err != nil {
+	if p.image, err = p.home.image(ctx, all); err != nil {
 		p.store.Close()
 		return nil, err
 	}
 	return p, nil
+}
+
+// imageOptions say what the root file system has. One serves all recipes, so
+// that it stays the same when the operator changes what is offered. Only a host
+// without a compiler goes without what is built from source, as long as nothing
+// that is offered needs it.
+func imageOptions(c Config, all []catalog.Recipe, progress io.Writer) image.Options {
+	options := image.OptionsFor(c.ImageDir, all, progress)
+	if !image.HasGo() && !slices.ContainsFunc(offered(c, all), func(r catalog.Recipe) bool { return len(r.GoPrograms) > 0 }) {
+		options.GoPrograms = nil
+	}
+	return options
 }
 
 // openHost opens what is on this host: store, keys, back end.

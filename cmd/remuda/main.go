@@ -66,6 +66,6 @@ manifests/remuda.yaml for every key) and from the environment, which wins:
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().String("config", "", "YAML `file` with settings (default $REMUDA_CONFIG)")
-	root.AddCommand(newServe(), newController(), newAgent(), newDrain(), newPools(), newGroups(), newInstances(), newAudit(), newDashboard(), newCheck(), newConformance())
+	root.AddCommand(newServe(), newController(), newAgent(), newDrain(), newPools(), newGroups(), newInstances(), newAudit(), newDashboard(), newImage(), newCheck(), newConformance())
 	return root
 }

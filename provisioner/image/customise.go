@@ -22,12 +22,13 @@ func customise(root string, i ingredients) error {
 	for _, path := range []string{
 		"etc/apt/sources.list", "etc/apt/sources.list.d", "etc/machine-id", "var/lib/dbus/machine-id",
 		"etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/nginx/sites-enabled/default",
+		"etc/apt/apt.conf.d/99mmdebstrap", // how this host reaches its archive, logins included
 	} {
 		if err := os.RemoveAll(filepath.Join(root, path)); err != nil {
 			return err
 		}
 	}
-	for _, pattern := range []string{"etc/ssh/ssh_host_*", "var/cache/apt/*", "var/lib/apt/lists/*", "var/cache/debconf/*", "var/log/*", "usr/share/doc/*", "usr/share/man/*", "dev/*"} {
+	for _, pattern := range []string{"etc/ssh/ssh_host_*", "var/cache/apt/*", "var/lib/apt/lists/*", "var/cache/debconf/*", "var/cache/ldconfig/*", "var/log/*", "etc/*-", "usr/share/doc/*", "usr/share/man/*", "dev/*"} {
 		if err := removeAll(filepath.Join(root, pattern)); err != nil {
 			return err
 		}
@@ -46,7 +47,7 @@ func customise(root string, i ingredients) error {
 		return err
 	}
 	for _, file := range []string{"remuda/agent", "etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/machine-id"} {
-		if err := os.WriteFile(filepath.Join(root, file), nil, 0o644); err != nil {
+		if err := writeFile(filepath.Join(root, file), nil, 0o644); err != nil {
 			return err
 		}
 	}
@@ -54,10 +55,61 @@ func customise(root string, i ingredients) error {
 	if err := errors.Join(os.RemoveAll(filepath.Join(root, "etc/mtab")), os.Symlink("../proc/self/mounts", filepath.Join(root, "etc/mtab"))); err != nil {
 		return err
 	}
+	if err := dropSnakeoil(root); err != nil {
+		return err
+	}
 	if err := addUsers(root, i.Users); err != nil {
 		return err
 	}
+	if err := forgetPasswordDates(filepath.Join(root, "etc/shadow")); err != nil {
+		return err
+	}
 	return dropSetuid(root)
+}
+
+// writeFile writes a file with exactly that mode, whatever the umask is.
+func writeFile(path string, text []byte, mode os.FileMode) error {
+	return errors.Join(os.WriteFile(path, text, mode), os.Chmod(path, mode))
+}
+
+// dropSnakeoil removes the key and the certificate that the package ssl-cert has
+// made for this host, and the links to the certificate: a key that all members
+// share is no secret, and both differ from build to build.
+func dropSnakeoil(root string) error {
+	const certificate = "ssl-cert-snakeoil.pem"
+	certs := filepath.Join(root, "etc/ssl/certs")
+	links, err := filepath.Glob(filepath.Join(certs, "*"))
+	if err != nil {
+		return err
+	}
+	for _, link := range links {
+		if target, err := os.Readlink(link); err == nil && filepath.Base(target) == certificate {
+			if err := os.Remove(link); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.Join(os.RemoveAll(filepath.Join(certs, certificate)), os.RemoveAll(filepath.Join(root, "etc/ssl/private/ssl-cert-snakeoil.key")))
+}
+
+// forgetPasswordDates empties the field of the last change (shadow(5)), which
+// is the day on which the image was made. All passwords are locked.
+func forgetPasswordDates(shadow string) error {
+	text, err := os.ReadFile(shadow)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		if f := strings.Split(line, ":"); len(f) > 2 {
+			f[2] = ""
+			lines[i] = strings.Join(f, ":")
+		}
+	}
+	return os.WriteFile(shadow, []byte(strings.Join(lines, "\n")), 0) // keeps the mode that it has
 }
 
 func removeAll(pattern string) error {

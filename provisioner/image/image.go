@@ -30,7 +30,7 @@ import (
 )
 
 // builderVersion changes when this package makes another tree from the same input.
-const builderVersion = "2"
+const builderVersion = "3"
 
 // neededBytes is what a build takes at its peak, packages and tree together.
 const neededBytes = 1600 << 20
@@ -94,12 +94,17 @@ func (i ingredients) hash() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Ensure returns the image for the options, and makes it first when it is not
-// there, which takes about a minute, root, mmdebstrap and the package archive.
-func Ensure(ctx context.Context, o Options) (Image, error) {
+// Find says which image the options ask for, and whether it is there.
+func Find(o Options) (img Image, made bool, err error) {
+	img, _, _, err = o.resolve()
+	return img, err == nil && exists(filepath.Dir(img.Path)), err
+}
+
+// resolve says what the image is made from, which is what names it.
+func (o Options) resolve() (Image, ingredients, system, error) {
 	system, err := readSystem("/etc/os-release")
 	if err != nil {
-		return Image{}, err
+		return Image{}, ingredients{}, system, err
 	}
 	i := ingredients{
 		Builder:     builderVersion,
@@ -109,16 +114,27 @@ func Ensure(ctx context.Context, o Options) (Image, error) {
 		Directories: sorted(BaseDirectories, o.Directories),
 	}
 	if i.GoPrograms, err = sortedPrograms(o.GoPrograms); err != nil {
-		return Image{}, err
+		return Image{}, i, system, err
 	}
 	for _, dir := range i.Directories {
 		if !strings.HasPrefix(dir, "/") || filepath.Clean(dir) != dir || dir == "/" {
-			return Image{}, fmt.Errorf("mount point %q is not an absolute, clean path", dir)
+			return Image{}, i, system, fmt.Errorf("mount point %q is not an absolute, clean path", dir)
 		}
 	}
-	img := Image{Hash: i.hash()}
-	home := filepath.Join(o.Dir, img.Hash)
-	img.Path = Root(o.Dir, img.Hash)
+	hash := i.hash()
+	return Image{Hash: hash, Path: Root(o.Dir, hash)}, i, system, nil
+}
+
+// Ensure returns the image for the options, and makes it first when it is not
+// there, which takes about a minute, root, mmdebstrap and the package archive.
+// From the same versions of packages (and of the Go compiler, where there are Go
+// programs) it makes the same tree, apart from the times of files.
+func Ensure(ctx context.Context, o Options) (Image, error) {
+	img, i, system, err := o.resolve()
+	if err != nil {
+		return Image{}, err
+	}
+	home := filepath.Dir(img.Path)
 	if exists(home) {
 		return img, nil
 	}

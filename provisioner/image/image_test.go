@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/remuda/remuda/catalog"
 )
 
@@ -99,7 +101,7 @@ func needRoot(t testing.TB) {
 func TestCustomise(t *testing.T) {
 	needRoot(t)
 	root := t.TempDir()
-	for _, dir := range []string{"etc/ssh", "etc/apt/sources.list.d", "var/lib/mysql/old", "usr/bin", "tmp", "var/cache/apt/archives"} {
+	for _, dir := range []string{"etc/ssh", "etc/apt/sources.list.d", "var/lib/mysql/old", "usr/bin", "tmp", "var/cache/apt/archives", "etc/ssl/certs", "etc/ssl/private", "etc/apt/apt.conf.d"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -107,6 +109,8 @@ func TestCustomise(t *testing.T) {
 	for name, text := range map[string]string{
 		"etc/passwd": "root:x:0:0::/root:/bin/sh\nredis:x:999:999::/:/bin/false\n", "etc/group": "root:x:0:\nredis:x:999:\nmysql:x:107:\n", "etc/machine-id": "abc",
 		"etc/ssh/ssh_host_rsa_key": "k", "usr/bin/su": "x", "tmp/left": "x", "var/cache/apt/archives/a.deb": "x",
+		"etc/shadow": "root:*:20782:0:99999:7:::\nredis:!:20782::::::\n", "etc/shadow-": "root:*:20781::::::\n", "etc/apt/apt.conf.d/99mmdebstrap": "proxy",
+		"etc/ssl/certs/ssl-cert-snakeoil.pem": "c", "etc/ssl/private/ssl-cert-snakeoil.key": "k",
 	} {
 		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o755); err != nil {
 			t.Fatal(err)
@@ -115,9 +119,10 @@ func TestCustomise(t *testing.T) {
 	if err := os.Chmod(filepath.Join(root, "usr/bin/su"), 0o755|os.ModeSetuid); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink("/etc", filepath.Join(root, "srv")); err != nil {
+	if err := errors.Join(os.Symlink("/etc", filepath.Join(root, "srv")), os.Symlink("ssl-cert-snakeoil.pem", filepath.Join(root, "etc/ssl/certs/62742064.0"))); err != nil {
 		t.Fatal(err)
 	}
+	defer unix.Umask(unix.Umask(0o077))
 	err := customise(root, ingredients{Users: []string{"mysql", "redis", "web"}, Directories: []string{"/data", "/var/lib/mysql"}})
 	if err != nil {
 		t.Fatal(err)
@@ -128,10 +133,16 @@ func TestCustomise(t *testing.T) {
 			t.Errorf("passwd has no %q:\n%s", want, passwd)
 		}
 	}
-	for _, gone := range []string{"etc/ssh/ssh_host_rsa_key", "var/lib/mysql/old", "tmp/left", "var/cache/apt/archives"} {
+	if shadow, _ := os.ReadFile(filepath.Join(root, "etc/shadow")); string(shadow) != "root:*::0:99999:7:::\nredis:!:::::::\n" {
+		t.Errorf("shadow is %q", shadow)
+	}
+	for _, gone := range []string{"etc/shadow-", "etc/apt/apt.conf.d/99mmdebstrap", "etc/ssl/certs/ssl-cert-snakeoil.pem", "etc/ssl/certs/62742064.0", "etc/ssl/private/ssl-cert-snakeoil.key", "etc/ssh/ssh_host_rsa_key", "var/lib/mysql/old", "tmp/left", "var/cache/apt/archives"} {
 		if exists(filepath.Join(root, gone)) {
 			t.Errorf("%s is still there", gone)
 		}
+	}
+	if info, err := os.Stat(filepath.Join(root, "etc/hosts")); err != nil || info.Mode() != 0o644 {
+		t.Errorf("a file to mount over depends on the umask: %v, %v", info.Mode(), err)
 	}
 	for _, there := range []string{"data", "remuda/agent", "remuda/run", "etc/hosts", "etc/hostname", "etc/resolv.conf", "dev/shm"} {
 		if !exists(filepath.Join(root, there)) {

@@ -26,25 +26,31 @@ func RootDisk(ctx context.Context, dir, hash string, progressTo io.Writer) (stri
 // there: as small as its content allows, without a journal. Owners, modes and
 // links are kept.
 func Pack(ctx context.Context, folder, disk string, progressTo io.Writer) error {
-	if exists(disk) {
+	return MakeOnce(ctx, disk, filepath.Base(disk), progressTo, func(file string) error { return pack(ctx, folder, file) })
+}
+
+// MakeOnce makes a file, which people call name, unless it is there. Others who need it too wait, also
+// in other processes; it appears complete, by a rename, or not at all. fill
+// writes and syncs it at the path that it is given.
+func MakeOnce(ctx context.Context, file, name string, progressTo io.Writer, fill func(file string) error) error {
+	if exists(file) {
 		return nil
 	}
 	say := progress(progressTo)
-	name := filepath.Base(disk)
-	unlock, err := lock(ctx, filepath.Join(filepath.Dir(disk), ".lock-"+name), func() { say("another broker is making %s; waiting for it", name) })
+	unlock, err := lock(ctx, filepath.Join(filepath.Dir(file), ".lock-"+filepath.Base(file)), func() { say("another broker is making %s; waiting for it", name) })
 	if err != nil {
 		return fmt.Errorf("wait for %s: %w", name, err)
 	}
 	defer unlock()
-	if exists(disk) {
+	if exists(file) {
 		return nil
 	}
 	say("packing %s", name)
-	if err := pack(ctx, folder, disk+".new"); err != nil {
-		_ = os.Remove(disk + ".new")
+	if err := fill(file + ".new"); err != nil {
+		_ = os.Remove(file + ".new")
 		return fmt.Errorf("pack %s: %w", name, err)
 	}
-	return os.Rename(disk+".new", disk)
+	return os.Rename(file+".new", file)
 }
 
 func pack(ctx context.Context, folder, disk string) error {
