@@ -44,7 +44,10 @@ func RunMembers(t *testing.T, f Factory) {
 	g.publish(t)
 	t.Run("Order", g.order)
 	t.Run("Link", g.link)
-	t.Run("Apart", func(t *testing.T) { g.apart(t, trio(t, target, "other")) })
+	t.Run("Apart", func(t *testing.T) {
+		target.need(t, Walls)
+		g.apart(t, trio(t, target, "other"))
+	})
 	t.Run("Isolation", func(t *testing.T) { g.isolation(t) })
 	t.Run("Limits", g.limits)
 	t.Run("ResetOfAll", g.resetOfAll)

@@ -28,6 +28,25 @@ type Target struct {
 	// Outside says where, of all that the back end keeps of a group outside of
 	// its members' processes (disks, logs), the text is. Nil: it cannot be looked at.
 	Outside func(t testing.TB, group, text string) []string
+	// Lacks says of what the back end cannot do here, by the names below, why. Checks of
+	// that are skipped with the reason.
+	Lacks map[string]string
+}
+
+// What a back end may lack.
+const (
+	Walls       = "walls"        // members reach nothing but their group
+	NoExec      = "noexec"       // data cannot be executed
+	SealedRoot  = "sealed root"  // also root in a member writes only to its places
+	DiskShrinks = "disk shrinks" // a disk can become smaller
+)
+
+// need skips the check when the back end lacks what it is about.
+func (target Target) need(t *testing.T, what string) {
+	t.Helper()
+	if why := target.Lacks[what]; why != "" {
+		t.Skip(why)
+	}
 }
 
 // Factory makes a fresh back end; what it needs is released by t.Cleanup.

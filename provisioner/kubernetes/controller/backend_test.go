@@ -1,0 +1,117 @@
+//go:build kube
+
+package controller_test
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/remuda/remuda/e2e/cluster"
+	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/backendtest"
+	"github.com/remuda/remuda/provisioner/kubernetes"
+	"github.com/remuda/remuda/provisioner/kubernetes/controller"
+	"github.com/remuda/remuda/provisioner/kubernetes/kubetest"
+)
+
+func TestMain(m *testing.M) { os.Exit(kubetest.Main(m)) }
+
+// TestConformance is the suite that every back end passes, on real pods.
+func TestConformance(t *testing.T) { backendtest.Run(t, newTarget) }
+
+func newTarget(t *testing.T) backendtest.Target {
+	c := kubetest.Cluster(t)
+	b := newBackend(t, c, controller.Options{})
+	return backendtest.Target{
+		Backend: b, Image: kubetest.Image,
+		Kill: func(t testing.TB, m provisioner.MemberObservation) { killPod(t, c, m.ID) },
+		Lacks: map[string]string{
+			backendtest.Walls:       "the cluster's network plugin (bridge) does not enforce NetworkPolicies",
+			backendtest.NoExec:      "volumes of pods cannot be mounted noexec",
+			backendtest.SealedRoot:  "a server that is root in a pod may write to /dev and /etc/hosts; a reset makes them as they were",
+			backendtest.DiskShrinks: "volumes of Kubernetes only grow",
+		},
+	}
+}
+
+// newBackend runs a controller and a back end until the test ends.
+func newBackend(t *testing.T, c *cluster.Cluster, o controller.Options) *kubernetes.Backend {
+	t.Helper()
+	namespaces(t, c)
+	kubetest.Apply(t, c, "-f", filepath.Join(kubetest.Root(t), "manifests/base/crd"))
+	log := slog.New(slog.NewTextHandler(logWriter{t}, nil))
+	o.Config, o.Namespace, o.System, o.Logger = c.RESTConfig(), kubetest.Namespace, kubetest.System, log
+	if o.StorageClass == "" {
+		o.StorageClass = "remuda-disk"
+	}
+	o.PullPolicy = corev1.PullNever
+	o.Config.QPS, o.Config.Burst = 200, 400
+	b, err := kubernetes.New(kubernetes.Options{Config: o.Config, Namespace: kubetest.Namespace, System: kubetest.System, Broker: "test", Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 2)
+	go func() { ended <- controller.Run(ctx, o) }()
+	go func() { ended <- b.Run(ctx) }()
+	t.Cleanup(func() {
+		closeAll(t, b)
+		cancel()
+		for range 2 {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return b
+}
+
+func closeAll(t *testing.T, b *kubernetes.Backend) {
+	all, err := b.List(context.Background())
+	if err != nil {
+		t.Error(err)
+	}
+	for _, o := range all {
+		if err := b.Close(context.Background(), o.ID); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func namespaces(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	for name, level := range map[string]string{kubetest.Namespace: "baseline", kubetest.System: "restricted"} {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"pod-security.kubernetes.io/enforce": level}}}
+		if _, err := c.Client().CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{}); err != nil && !strings.Contains(err.Error(), "already exists") {
+			t.Fatal(err)
+		}
+	}
+}
+
+// killPod ends PID 1 of the pod's container by force.
+func killPod(t testing.TB, c *cluster.Cluster, name string) {
+	t.Helper()
+	pod, err := c.Client().CoreV1().Pods(kubetest.Namespace).Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range pod.Status.ContainerStatuses {
+		kubetest.KillContainer(t, s.ContainerID)
+	}
+}
+
+type logWriter struct{ t *testing.T }
+
+func (w logWriter) Write(b []byte) (int, error) {
+	if os.Getenv("REMUDA_TEST_LOG") != "" {
+		os.Stderr.Write(b)
+	}
+	return len(b), nil
+}
