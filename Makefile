@@ -5,9 +5,9 @@ SHELL := /bin/bash
 GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
 export PATH := $(dir $(GO)):$(PATH)
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
-SOURCES := $(shell find . -name '*.go' -not -path './.git/*') $(shell find catalog -name '*.yaml') go.mod go.sum
+SOURCES := $(shell find . -name '*.go' -not -path './.git/*' -not -path './kube/*') $(shell find catalog -name '*.yaml') go.mod go.sum
 
-.PHONY: help run build test lint bench clean deps fuzz kube kube-up
+.PHONY: help run build test e2e lint bench clean deps fuzz kube kube-up
 
 help: ## List the targets
 	@echo "remuda: an Open Service Broker with warm, reusable container groups"
@@ -30,6 +30,11 @@ test: ## Run all tests with the race detector; container tests only as root
 	@scripts/deps test
 	@scripts/test
 
+e2e: ## Run the tests that need a real Kubernetes (root)
+	@scripts/deps kube
+	@scripts/kube >/dev/null
+	@$(GO) test -race -count=1 -tags kube -timeout 20m ./e2e/cluster/...
+
 kube: ## Build the Kubernetes of the tests, once (root); prints its folder
 	@scripts/deps kube
 	@scripts/kube
@@ -41,8 +46,8 @@ kube-up: ## Run a Kubernetes to develop against, until Ctrl-C (root)
 
 lint: ## Check formatting, vet and staticcheck
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "run gofmt -w on these"; exit 1; }
-	@$(GO) vet ./...
-	@$(GO) tool -modfile=tools.mod staticcheck ./...
+	@$(GO) vet -tags kube ./...
+	@$(GO) tool -modfile=tools.mod staticcheck -tags kube ./...
 
 bench: ## Measure; prints a table and writes bin/bench.json (root)
 	@scripts/deps run

@@ -44,14 +44,14 @@ type Cluster struct {
 	programs string
 	lock     *os.File
 	space    *space
-	cgroups  []string
 	undo     func() error // of what was done to the network namespace of the caller
 	client   kubernetes.Interface
 	config   *rest.Config
 	disks    *disks
 
-	mu    sync.Mutex
-	parts map[string]*part
+	mu      sync.Mutex
+	parts   map[string]*part
+	stopped bool
 }
 
 // Start starts a cluster and waits until its node takes pods.
@@ -115,6 +115,7 @@ func (c *Cluster) start(ctx context.Context) error {
 // Stop ends every process of the cluster and removes all that it has made. It
 // reports what it could not remove.
 func (c *Cluster) Stop() error {
+	c.stopped = true
 	var errs []error
 	if c.disks != nil {
 		c.disks.stop()

@@ -77,7 +77,8 @@ func (c *Cluster) writeCredentials() error {
 	if !c.opts.InPlace {
 		config.Dial = c.Dial
 	}
-	config.QPS = -1 // no limit
+	config.QPS = -1                       // no limit
+	config.UserAgent = "cluster-of-tests" // in the audit log
 	c.config = config
 	return nil
 }

@@ -15,6 +15,10 @@
 // /etc/hosts resolves), a registry (see ImportImage), and a network plugin that
 // enforces NetworkPolicies: the API server takes them and nothing happens.
 //
+// Pods' hostPath volumes see this machine's files, but /run, /var/lib and /var/log
+// are empty there. A cluster's folder should have a short path: below it are
+// sockets, whose names may have 107 bytes.
+//
 // The methods of a Cluster may be called concurrently, except Stop, after which
 // none may be called.
 package cluster

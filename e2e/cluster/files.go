@@ -41,7 +41,9 @@ func (c *Cluster) arguments() map[string][]string {
 			"--use-service-account-credentials=true", "--service-account-private-key-file=" + pki("accounts.key"),
 			"--root-ca-file=" + pki("ca.crt"),
 			"--cluster-signing-cert-file=" + pki("ca.crt"), "--cluster-signing-key-file=" + pki("ca.key"),
-			"--node-monitor-period=1s", "--flex-volume-plugin-dir=" + c.path("flex"),
+			"--node-monitor-period=1s",
+			"--kube-api-qps=1000", "--kube-api-burst=1000", // its controllers start one after the other
+			"--flex-volume-plugin-dir=" + c.path("flex"),
 		},
 		"kube-scheduler": {
 			"--kubeconfig=" + c.path("scheduler.kubeconfig"), "--bind-address=127.0.0.1", "--leader-elect=false",
@@ -116,6 +118,8 @@ imageGCLowThresholdPercent: 99
 maxPods: 250
 registryPullQPS: 0
 eventRecordQPS: 0
+kubeAPIQPS: 1000
+kubeAPIBurst: 1000
 `
 
 const auditPolicy = `apiVersion: audit.k8s.io/v1

@@ -149,5 +149,5 @@ func WriteBusybox(file string) error {
 	} {
 		links["bin/"+name] = "busybox"
 	}
-	return WriteImage(file, Image{Name: BusyboxImage, Files: map[string]string{"bin/busybox": "/bin/busybox"}, Links: links, Entrypoint: []string{"/bin/sh"}})
+	return WriteImage(file, Image{Name: BusyboxImage, Files: map[string]string{"bin/busybox": "/bin/busybox"}, Links: links})
 }

@@ -99,8 +99,12 @@ func sweepOne(name string) error {
 // go with the last process, but not in the same moment.
 func removeAll(name, dir string) error {
 	deadline := time.Now().Add(10 * time.Second)
+	images, err := filepath.Glob(filepath.Join(dir, "disks", "*.img"))
+	if err != nil {
+		return err
+	}
 	for {
-		held := loopDevices(dir)
+		held := loopDevices(images)
 		if len(held) == 0 {
 			break
 		}
@@ -131,13 +135,21 @@ func removeAll(name, dir string) error {
 	return nil
 }
 
-// loopDevices lists those with a file below dir.
-func loopDevices(dir string) []string {
+// loopDevices lists those of images. Only the last parts of their paths are
+// compared, since the rest is not to be seen once their mount namespace is gone;
+// the names are unique.
+func loopDevices(images []string) []string {
 	var held []string
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, f := range files {
-		if image, err := os.ReadFile(f); err == nil && dir != "" && strings.HasPrefix(string(image), dir+"/") {
-			held = append(held, f)
+		backing, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		for _, image := range images {
+			if strings.HasSuffix(strings.TrimSpace(string(backing)), "/disks/"+filepath.Base(image)) {
+				held = append(held, f)
+			}
 		}
 	}
 	return held

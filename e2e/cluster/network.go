@@ -32,7 +32,6 @@ func (c *Cluster) setUpNetwork() (func() error, error) {
 	if err != nil {
 		return release, err
 	}
-	down := lo.Attrs().Flags&net.FlagUp == 0
 	if err := handle.LinkSetUp(lo); err != nil {
 		return release, err
 	}
@@ -79,9 +78,6 @@ func (c *Cluster) setUpNetwork() (func() error, error) {
 	}
 	return func() error {
 		errs := []error{handle.RouteDel(route), handle.AddrDel(lo, address)}
-		if down {
-			errs = append(errs, handle.LinkSetDown(lo))
-		}
 		links, err := handle.LinkList()
 		errs = append(errs, err)
 		for _, link := range links {
