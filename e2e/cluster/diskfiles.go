@@ -44,6 +44,22 @@ func (c *Cluster) makeDisk(name string, size int64) error {
 	return c.space.do(func() error { return os.Chmod(dir, 0o777) })
 }
 
+// makeMemory mounts a tmpfs of the size. It may be called again.
+func (c *Cluster) makeMemory(name string, size int64) error {
+	if c.isMounted(name) {
+		return nil
+	}
+	if err := os.MkdirAll(c.mountpoint(name), 0o755); err != nil {
+		return err
+	}
+	return c.tool("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d,mode=0777", size), "tmpfs", c.mountpoint(name))
+}
+
+// growMemory gives it another size, at once.
+func (c *Cluster) growMemory(name string, size int64) error {
+	return c.tool("mount", "-o", fmt.Sprintf("remount,size=%d", size), c.mountpoint(name))
+}
+
 // mountDisk mounts a disk on a loop device that ends with the mount.
 func (c *Cluster) mountDisk(name string) error {
 	if err := c.tool("mount", "-o", "loop,nodiscard", c.diskImage(name), c.mountpoint(name)); err != nil {

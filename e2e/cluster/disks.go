@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,10 +24,16 @@ import (
 // The file system grows while nothing has it mounted: a claim of a running pod
 // gets the condition FileSystemResizePending and grows when the pod has ended.
 // (Growing it under the pod needs CAP_SYS_RESOURCE, which hosts often withhold.)
+//
+// Volumes of MemoryClass are tmpfs, which also grow while they are in use, as those of
+// most storage systems do.
 const (
-	DiskClass  = "remuda-disk"
-	FixedClass = "remuda-fixed"
+	DiskClass   = "remuda-disk"
+	FixedClass  = "remuda-fixed"
+	MemoryClass = "remuda-memory"
 )
+
+var classes = []string{DiskClass, FixedClass, MemoryClass}
 
 const provisionerName = "remuda.test/disks"
 
@@ -42,8 +49,8 @@ type disks struct {
 }
 
 func (c *Cluster) startDisks(ctx context.Context) (*disks, error) {
-	for _, class := range []string{DiskClass, FixedClass} {
-		mode, grows, policy := storagev1.VolumeBindingImmediate, class == DiskClass, corev1.PersistentVolumeReclaimDelete
+	for _, class := range classes {
+		mode, grows, policy := storagev1.VolumeBindingImmediate, class != FixedClass, corev1.PersistentVolumeReclaimDelete
 		_, err := c.client.StorageV1().StorageClasses().Create(ctx, &storagev1.StorageClass{
 			ObjectMeta:  metav1.ObjectMeta{Name: class},
 			Provisioner: provisionerName, VolumeBindingMode: &mode, AllowVolumeExpansion: &grows, ReclaimPolicy: &policy,
@@ -134,7 +141,7 @@ func (d *disks) reconcile(ctx context.Context) error {
 	d.waiting = false
 	for _, claim := range claims {
 		class := claim.Spec.StorageClassName
-		if class == nil || *class != DiskClass && *class != FixedClass || claim.DeletionTimestamp != nil {
+		if class == nil || !slices.Contains(classes, *class) || claim.DeletionTimestamp != nil {
 			continue
 		}
 		volume := have[volumeName(claim)]
@@ -155,7 +162,11 @@ func volumeName(claim *corev1.PersistentVolumeClaim) string { return "pvc-" + st
 
 func (d *disks) provision(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
 	name, size := volumeName(claim), claim.Spec.Resources.Requests[corev1.ResourceStorage]
-	if err := d.c.makeDisk(name, size.Value()); err != nil {
+	make := d.c.makeDisk
+	if *claim.Spec.StorageClassName == MemoryClass {
+		make = d.c.makeMemory
+	}
+	if err := make(name, size.Value()); err != nil {
 		return err
 	}
 	volume := &corev1.PersistentVolume{
@@ -201,7 +212,11 @@ func (d *disks) grow(ctx context.Context, claim *corev1.PersistentVolumeClaim, v
 		return nil
 	}
 	var pending []corev1.PersistentVolumeClaimCondition
-	switch err := d.c.growDisk(volume.Name, want.Value()); {
+	grow := d.c.growDisk
+	if volume.Spec.StorageClassName == MemoryClass {
+		grow = d.c.growMemory
+	}
+	switch err := grow(volume.Name, want.Value()); {
 	case errors.Is(err, errDiskBusy):
 		d.waiting = true
 		if len(claim.Status.Conditions) == 1 && claim.Status.Conditions[0].Type == corev1.PersistentVolumeClaimFileSystemResizePending {

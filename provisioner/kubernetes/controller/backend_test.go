@@ -28,7 +28,11 @@ func TestConformance(t *testing.T) { backendtest.Run(t, newTarget) }
 
 func newTarget(t *testing.T) backendtest.Target {
 	c := kubetest.Cluster(t)
-	b := newBackend(t, c, controller.Options{})
+	class := cluster.DiskClass
+	if strings.HasSuffix(t.Name(), "/Change") {
+		class = cluster.MemoryClass // grows under a running pod
+	}
+	b := newBackend(t, c, controller.Options{StorageClass: class})
 	return backendtest.Target{
 		Backend: b, Image: kubetest.Image,
 		Kill: func(t testing.TB, m provisioner.MemberObservation) { killPod(t, c, m.ID) },
@@ -48,9 +52,6 @@ func newBackend(t *testing.T, c *cluster.Cluster, o controller.Options) *kuberne
 	kubetest.Apply(t, c, "-f", filepath.Join(kubetest.Root(t), "manifests/base/crd"))
 	log := slog.New(slog.NewTextHandler(logWriter{t}, nil))
 	o.Config, o.Namespace, o.System, o.Logger = c.RESTConfig(), kubetest.Namespace, kubetest.System, log
-	if o.StorageClass == "" {
-		o.StorageClass = "remuda-disk"
-	}
 	o.PullPolicy = corev1.PullNever
 	o.Config.QPS, o.Config.Burst = 200, 400
 	b, err := kubernetes.New(kubernetes.Options{Config: o.Config, Namespace: kubetest.Namespace, System: kubetest.System, Broker: "test", Logger: log})
