@@ -13,15 +13,19 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
@@ -66,22 +70,38 @@ func NewScheme() (*runtime.Scheme, error) {
 	return s, errors.Join(clientgoscheme.AddToScheme(s), v1alpha1.AddToScheme(s))
 }
 
+// mapper knows the resources that the back end uses, so that a server that does not answer
+// just now is not asked for them.
+func mapper() meta.RESTMapper {
+	m := meta.NewDefaultRESTMapper(nil)
+	// The list first: the resource is that of its items.
+	m.AddSpecific(v1alpha1.GroupVersion.WithKind("ContainerGroupList"), v1alpha1.GroupVersion.WithResource("containergroups"),
+		v1alpha1.GroupVersion.WithResource("containergroup"), meta.RESTScopeNamespace)
+	m.Add(v1alpha1.GroupVersion.WithKind("ContainerGroup"), meta.RESTScopeNamespace)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Secret"), meta.RESTScopeNamespace)
+	return m
+}
+
 // New makes the back end; nothing is asked of the API server before Run.
 func New(o Options) (*Backend, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	logger := logr.FromSlogHandler(o.Logger.Handler())
+	ctrllog.SetLogger(logger)
+	klog.SetLogger(logger)
 	scheme, err := NewScheme()
 	if err != nil {
 		return nil, err
 	}
 	b := &Backend{o: o, watchers: map[string]map[chan struct{}]struct{}{}}
 	b.agents = NewAgents(b.orders)
-	if b.client, err = client.New(o.Config, client.Options{Scheme: scheme}); err != nil {
+	mapper := mapper()
+	if b.client, err = client.New(o.Config, client.Options{Scheme: scheme, Mapper: mapper}); err != nil {
 		return nil, fmt.Errorf("%w: %w", provisioner.ErrUnavailable, err)
 	}
 	b.cache, err = cache.New(o.Config, cache.Options{
-		Scheme:            scheme,
+		Scheme: scheme, Mapper: mapper,
 		DefaultNamespaces: map[string]cache.Config{o.Namespace: {}},
 		ByObject: map[client.Object]cache.ByObject{
 			&v1alpha1.ContainerGroup{}: {Label: labels.SelectorFromSet(labels.Set{LabelBroker: o.Broker})},

@@ -6,7 +6,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -49,7 +48,7 @@ func newTarget(t *testing.T) backendtest.Target {
 func newBackend(t *testing.T, c *cluster.Cluster, o controller.Options) *kubernetes.Backend {
 	t.Helper()
 	namespaces(t, c)
-	kubetest.Apply(t, c, "-f", filepath.Join(kubetest.Root(t), "manifests/base/crd"))
+	kubetest.CustomResource(t, c)
 	log := slog.New(slog.NewTextHandler(logWriter{t}, nil))
 	o.Config, o.Namespace, o.System, o.Logger = c.RESTConfig(), kubetest.Namespace, kubetest.System, log
 	o.PullPolicy = corev1.PullNever

@@ -119,6 +119,9 @@ func (w *work) fitsIn() *provisioner.Unfit {
 		case m.Size.Disk > was.Disk && !w.hasClaim(m.Member) && len(m.Role.Paths) > 0:
 			return &provisioner.Unfit{Final: true, Message: "The disk cannot get another size: it belongs to the pod. Create a new service instance and move the data."}
 		}
+		if u := m.state; u != nil && u.Usage != nil && u.Usage.Memory >= 0 && m.Size.Memory < was.Memory && float64(u.Usage.Memory) > 0.9*float64(m.Size.Memory) {
+			return &provisioner.Unfit{Message: fmt.Sprintf("%d MiB of memory are in use, which is too much for a limit of %s. Free some memory and try again.", u.Usage.Memory>>20, m.Size.Memory)}
+		}
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -103,6 +104,9 @@ func Run(ctx context.Context, o Options) error {
 	if o.AuthorityLife <= 0 {
 		o.AuthorityLife = 365 * 24 * time.Hour
 	}
+	logger := logr.FromSlogHandler(o.Logger.Handler())
+	ctrl.SetLogger(logger)
+	klog.SetLogger(logger)
 	scheme, err := kubernetes.NewScheme()
 	if err != nil {
 		return err
@@ -115,7 +119,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	skipName := true // several controllers in one process, in tests
 	m, err := ctrl.NewManager(o.Config, ctrl.Options{
-		Scheme: scheme, Logger: logr.FromSlogHandler(o.Logger.Handler()),
+		Scheme: scheme, Logger: logger,
 		Cache:                         cache.Options{DefaultNamespaces: map[string]cache.Config{o.Namespace: {}}},
 		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 		LeaderElection:                o.Elect,
@@ -179,6 +183,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) { // the cache is behind
 		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil
+	}
+	if ctx.Err() != nil { // the controller ends
+		return ctrl.Result{}, nil
 	}
 	if err != nil {
 		return ctrl.Result{}, err

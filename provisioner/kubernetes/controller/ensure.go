@@ -119,8 +119,12 @@ func (w *work) makePod(ctx context.Context, m *member, name string) error {
 		if apierrors.IsNotFound(err) {
 			err = w.r.client.Create(ctx, w.claim(m.Member))
 		}
-		if err != nil && !apierrors.IsAlreadyExists(err) {
+		if err != nil {
 			return err
+		}
+		if there.Name != "" && (!isOwner(w.cg, &there) || !there.DeletionTimestamp.IsZero()) {
+			w.note(v1alpha1.ReasonVolume, fmt.Sprintf("a volume claim %s of somebody else is in the way", name))
+			return nil
 		}
 	}
 	pod, err := w.pod(m.Member)

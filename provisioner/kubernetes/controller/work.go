@@ -179,7 +179,9 @@ func (m *member) well(generation int64) bool {
 		return false
 	}
 	switch s := m.state; {
-	case int64(s.Generation) != generation || s.Phase == agent.Idle:
+	case s.Phase == agent.Idle:
+		m.reason = "its servers have not been started"
+	case int64(s.Generation) != generation:
 		m.reason = fmt.Sprintf("it serves generation %d and not %d", s.Generation, generation)
 	case s.Phase != agent.Running || !s.Healthy:
 		m.reason = strings.TrimSpace(string(s.Phase) + " " + s.Reason)
