@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,9 +18,10 @@ const (
 	partName     = "pristine.part"
 )
 
-// places are what an agent keeps in its two volumes. Nothing in here may be called
-// concurrently, nor while anything else in the member runs.
+// places are what an agent keeps in its two volumes. What changes them excludes each other, and
+// but for writeFile nothing else may run in the member meanwhile.
 type places struct {
+	mu       sync.Mutex
 	list     []*place
 	disk     string // the volumes
 	memory   string

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -358,5 +361,18 @@ func TestPodWipe(t *testing.T) {
 	if !strings.Contains(string(status), "Uid:\t0\t0\t0\t0\n") || !strings.Contains(string(status), "CapEff:\t00000000000000e0\n") ||
 		!strings.Contains(string(status), "Gid:\t0\t0\t0\t0\n") {
 		t.Errorf("the agent is changed: %s", status)
+	}
+}
+
+// dialTLS makes the client reach the agent at its loopback.
+func (m member) dialTLS(t testing.TB, config *tls.Config) {
+	t.Cleanup(m.CloseIdle)
+	m.http.Transport.(*http.Transport).DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		raw, err := tryDialIn(m.pid, Port)
+		if err != nil {
+			return nil, err
+		}
+		c := tls.Client(raw, config)
+		return c, c.HandshakeContext(ctx)
 	}
 }

@@ -54,6 +54,8 @@ func (a *Agent) whileIdle(what string, f func(*places) error) error {
 	if phase != Idle || busy {
 		return conflict("the agent is not idle but %s", phase)
 	}
+	a.places.mu.Lock()
+	defer a.places.mu.Unlock()
 	return f(a.places)
 }
 

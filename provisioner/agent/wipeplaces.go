@@ -26,6 +26,8 @@ func (p *places) wipe(what extent) (removed int, err error) {
 	if what == noPlaces {
 		return 0, nil
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	err = asOwner(func(act *actor) error {
 		e := &emptier{actor: act}
 		err := p.volumes(act, func(v volume) error {
