@@ -43,7 +43,6 @@ func (w *work) change(ctx context.Context) (time.Duration, error) {
 		if err := w.remember(ctx); err != nil {
 			return 0, err
 		}
-		w.closeDoors(ctx)
 		err := w.each(func(m *member) error {
 			_, err := m.client.Wipe(ctx, agent.WipeRequest{Kindly: true})
 			return err
@@ -51,6 +50,7 @@ func (w *work) change(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
+		w.askAgents(ctx)
 	}
 	err := w.carryOut(ctx)
 	var unfit *provisioner.Unfit
