@@ -34,6 +34,7 @@ func (p *places) layout(act *actor) error {
 				err = errors.Join(err, fmt.Errorf("%s/%s: %w", v.path, pl.Folder, e))
 			}
 		}
+		err = errors.Join(err, p.makeSpares(act, v))
 		return errors.Join(err, act.root(), unix.Fchmod(v.fd, 0o700))
 	})
 }

@@ -46,11 +46,24 @@ func (p *places) wipe(what extent) (removed int, err error) {
 
 func (p *places) wipeVolume(e *emptier, v volume) error {
 	var errs []error
-	for _, pl := range p.in(v) {
-		if err := p.wipePlace(e, v, pl); err != nil {
-			errs = append(errs, err)
+	spare := map[uint32]*spares{}
+	for uid, n := range p.filled {
+		if v.memory {
+			break
 		}
+		s, err := openSpares(e.actor, v, uid)
+		if err == nil && s != nil {
+			defer s.close()
+			err = s.empty(e)
+			s.left, spare[uid] = n, s
+		}
+		errs = append(errs, err)
 	}
+	for _, pl := range p.in(v) {
+		e.spares = spare[pl.uid]
+		errs = append(errs, p.wipePlace(e, v, pl))
+	}
+	e.spares = nil
 	// What a check of the file system has found may be a tenant's.
 	if _, err := statAt(v.fd, "lost+found"); err == nil {
 		errs = append(errs, e.empty(v.fd, v.path, p.besideLost(v)))
@@ -117,6 +130,14 @@ func (p *places) prove(act *actor, v volume, empty bool) error {
 		}
 	}
 	delete(names, "lost+found")
+	if hasSpares(v) {
+		for uid := range p.owners() {
+			delete(names, spareName(uid))
+		}
+		if err := p.proveSpares(act, v); err != nil {
+			return err
+		}
+	}
 	if !v.memory {
 		delete(names, pristineName)
 	}
