@@ -12,6 +12,9 @@ import (
 // by the init container of a pod, with the same rights as the agent. What is in a
 // folder that is there already stays.
 func Layout(list []Place) error {
+	if len(list) == 0 {
+		return errors.New("lay out places: none were given in " + EnvPlaces)
+	}
 	p, err := newPlaces(list)
 	if err != nil {
 		return err

@@ -48,7 +48,10 @@ func helperTemplate(args []string) error {
 	return err
 }
 
-func TestPodPristine(t *testing.T) { onDisks(t, testPodPristine) }
+func TestPodPristine(t *testing.T) {
+	t.Run("memory", func(t *testing.T) { testPodPristine(t, servePod(t, pod{})) })
+	t.Run("disk", func(t *testing.T) { testPodPristine(t, servePod(t, pod{Disk: true})) })
+}
 
 func testPodPristine(t *testing.T, m member) {
 	if err := m.FillPristine(t.Context(), Pristine{}); !errors.Is(err, ErrConflict) {

@@ -11,18 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// extent of a wipe.
-type extent int
+// scope of a wipe.
+type scope int
 
 const (
-	noPlaces     extent = iota // processes only: the agent ends
-	memoryPlaces               // the disk's data are kept
+	noPlaces     scope = iota // processes only: the agent ends
+	memoryPlaces              // the disk's data are kept
 	allPlaces
 )
 
 // wipe empties places, gives them back what can be changed of them, and proves it. It
 // says how many things it has removed.
-func (p *places) wipe(what extent) (removed int, err error) {
+func (p *places) wipe(what scope) (removed int, err error) {
 	if what == noPlaces {
 		return 0, nil
 	}
@@ -31,6 +31,10 @@ func (p *places) wipe(what extent) (removed int, err error) {
 	err = asOwner(func(act *actor) error {
 		e := &emptier{actor: act}
 		err := p.volumes(act, func(v volume) error {
+			// The agent may have ended while it wrote that.
+			if err := unix.Unlinkat(v.fd, partName, 0); err != nil && err != unix.ENOENT {
+				return pathError("remove", v.path+"/"+partName, err)
+			}
 			if v.memory || what == allPlaces {
 				if err := p.wipeVolume(e, v); err != nil {
 					return err
