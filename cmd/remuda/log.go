@@ -49,10 +49,18 @@ func asText(a slog.Attr) slog.Attr {
 	switch v := a.Value.Resolve(); v.Kind() {
 	case slog.KindDuration:
 		return slog.String(a.Key, v.Duration().String())
+	case slog.KindGroup:
+		var members []slog.Attr
+		for _, m := range v.Group() {
+			members = append(members, asText(m))
+		}
+		return slog.Attr{Key: a.Key, Value: slog.GroupValue(members...)}
 	case slog.KindAny:
 		if err, ok := v.Any().(error); ok {
 			return slog.String(a.Key, err.Error())
 		}
+		return slog.Attr{Key: a.Key, Value: v}
+	default: // resolved: lager's handler takes what is behind a value for that value
+		return slog.Attr{Key: a.Key, Value: v}
 	}
-	return a
 }

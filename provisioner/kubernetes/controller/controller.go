@@ -13,13 +13,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -104,9 +102,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.AuthorityLife <= 0 {
 		o.AuthorityLife = 365 * 24 * time.Hour
 	}
-	logger := logr.FromSlogHandler(o.Logger.Handler())
-	ctrl.SetLogger(logger)
-	klog.SetLogger(logger)
+	logger := kubernetes.UseLogger(o.Logger)
 	scheme, err := kubernetes.NewScheme()
 	if err != nil {
 		return err
