@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,9 @@ import (
 const (
 	resizeBound = 30 * time.Second // for the kubelet to set other limits
 	growBound   = 60 * time.Second // for a volume to become larger
+	// growInUse is how long it may take while a pod uses it. Then the pod is made anew: some
+	// storage makes only volumes larger that nothing uses, and growUnused is how long it gets.
+	growInUse, growUnused = 8 * time.Second, 5 * time.Second
 )
 
 // errNotYet: the work goes on when the pods have changed.
@@ -191,6 +195,7 @@ func (w *work) growClaim(ctx context.Context, m *member) error {
 			return err
 		}
 	}
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, growBound)
 	defer cancel()
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
@@ -202,10 +207,25 @@ func (w *work) growClaim(ctx context.Context, m *member) error {
 			return fmt.Errorf("the volume of %s does not grow: %w", m.pod.Name, ctx.Err())
 		case <-time.After(pause):
 		}
+		if time.Since(began) > growInUse && waitsForPod(&c) {
+			w.log.Info("the volume does not grow while it is used, the pod is made anew", "pod", m.pod.Name)
+			w.memory.growUntil = time.Now().Add(growUnused)
+			if err := client.IgnoreNotFound(w.r.client.Delete(ctx, m.pod)); err != nil {
+				return err
+			}
+			return errNotYet
+		}
 		if err := w.r.client.Get(ctx, key, &c); err != nil {
 			return err
 		}
 	}
+}
+
+// waitsForPod says whether the volume is larger and only its file system is not.
+func waitsForPod(c *corev1.PersistentVolumeClaim) bool {
+	return slices.ContainsFunc(c.Status.Conditions, func(c corev1.PersistentVolumeClaimCondition) bool {
+		return c.Type == corev1.PersistentVolumeClaimFileSystemResizePending && c.Status == corev1.ConditionTrue
+	})
 }
 
 // resizePod sets the limits of a running container.

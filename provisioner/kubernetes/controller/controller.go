@@ -77,7 +77,8 @@ type memory struct {
 	misses    map[string]int // by pod: how often its agent did not answer
 	hosts     string         // what names the agents were told last
 	loadedAt  time.Time
-	untold    bool // an agent may not know its newest certificate
+	untold    bool      // an agent may not know its newest certificate
+	growUntil time.Time // a volume is being made larger that no pod may use yet
 	healAfter time.Time
 }
 

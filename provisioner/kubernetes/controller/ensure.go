@@ -126,6 +126,12 @@ func (w *work) makePod(ctx context.Context, m *member, name string) error {
 			w.note(v1alpha1.ReasonVolume, fmt.Sprintf("a volume claim %s of somebody else is in the way", name))
 			return nil
 		}
+		if waitsForPod(&there) && time.Now().Before(w.memory.growUntil) {
+			m.reason = "its volume is growing"
+			w.note(v1alpha1.ReasonVolume, name+": "+m.reason)
+			w.again = soon
+			return nil
+		}
 	}
 	pod, err := w.pod(m.Member)
 	if err != nil {
