@@ -69,7 +69,7 @@ type ContainerGroupSpec struct {
 	// +listType=map
 	// +listMapKey=role
 	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MaxItems=12
 	Members []MemberSpec `json:"members"`
 	// Environment is given to every program of every member.
 	// +optional
@@ -115,14 +115,18 @@ type Recipe struct {
 // +kubebuilder:validation:XValidation:rule="quantity(string(self.disk)).compareTo(quantity('32Mi')) >= 0",message="disk must be at least 32Mi"
 type MemberSpec struct {
 	// +kubebuilder:validation:Pattern=`^[a-z][a-z0-9-]{0,15}$`
+	// +kubebuilder:validation:MaxLength=16
 	Role string `json:"role"`
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=32
-	Count  int32             `json:"count"`
-	CPU    resource.Quantity `json:"cpu"`
+	Count int32 `json:"count"`
+	// CPU in cores or thousandths of them, such as 500m.
+	CPU resource.Quantity `json:"cpu"`
+	// Memory in bytes, such as 256Mi.
 	Memory resource.Quantity `json:"memory"`
-	Disk   resource.Quantity `json:"disk"`
+	// Disk in bytes, such as 1Gi.
+	Disk resource.Quantity `json:"disk"`
 	// Ephemeral data end with the pod: no claim for a volume is made for them.
 	// +optional
 	Ephemeral bool `json:"ephemeral,omitempty"`
