@@ -51,7 +51,9 @@ func (h readable) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 
 // WithGroup implements slog.Handler.
-func (h readable) WithGroup(name string) slog.Handler { return readable{h.Handler.WithGroup(name), h.least} }
+func (h readable) WithGroup(name string) slog.Handler {
+	return readable{h.Handler.WithGroup(name), h.least}
+}
 
 // asText also resolves values, groups too: lager's handler panics at a group that is not resolved.
 func asText(a slog.Attr) slog.Attr {
