@@ -11,7 +11,7 @@ SOURCES := $(shell find . -name '*.go' -not -path './.git/*' -not -path './kube/
 
 help: ## List the targets
 	@echo "remuda: an Open Service Broker with warm, reusable container groups"
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "The settings REMUDA_LISTEN, REMUDA_USERNAME, REMUDA_PASSWORD, REMUDA_STATE_DIR, REMUDA_IMAGE_DIR,"
 	@echo "REMUDA_DATABASE_URL and REMUDA_CONFIG are passed through to run and clean."
 
@@ -33,7 +33,7 @@ test: ## Run all tests with the race detector; container tests only as root
 e2e: ## Run the tests that need a real Kubernetes, one after the other (root)
 	@scripts/deps kube
 	@scripts/kube >/dev/null
-	@$(GO) test -count=1 -tags kube -p 1 -timeout 40m ./e2e/cluster/... ./e2e/kube/... ./provisioner/kubernetes/...
+	@$(GO) test -race -count=1 -tags kube -p 1 -timeout 40m ./e2e/cluster/... ./e2e/kube/... ./provisioner/kubernetes/...
 
 kube: ## Build the Kubernetes of the tests, once (root); prints its folder
 	@scripts/deps kube

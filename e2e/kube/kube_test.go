@@ -51,8 +51,11 @@ func TestDev(t *testing.T) {
 		}
 	}()
 	sh(t, c, dir, steps[0])
-	if said := sh(t, c, dir, steps[1]); !strings.Contains(said, `"name":"mysql"`) || !strings.Contains(said, "mysql    small") {
-		t.Errorf("neither catalog nor groups are to be seen:\n%s", said)
+	said := sh(t, c, dir, steps[1])
+	for what, want := range map[string]string{"catalog": `"name":"mysql"`, "groups": `mysql +small`, "pools": `syslog +medium`} {
+		if !regexp.MustCompile(want).MatchString(said) {
+			t.Errorf("%s: no %q in\n%s", what, want, said)
+		}
 	}
 	for _, part := range []struct {
 		name string
