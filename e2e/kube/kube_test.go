@@ -61,7 +61,7 @@ func TestDev(t *testing.T) {
 		name string
 		run  func(*testing.T, *cluster.Cluster)
 	}{
-		{"levels", testLevels}, {"rights", testRights}, {"specs", testSpecs}, {"changes", testChanges}, {"examples", testExamples}, {"refusals", testRefusals},
+		{"levels", testLevels}, {"rights", testRights}, {"specs", testSpecs}, {"changes", testChanges}, {"production", testProduction}, {"examples", testExamples}, {"refusals", testRefusals},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, c) })
 	}
@@ -76,6 +76,19 @@ func TestDev(t *testing.T) {
 			if v := &volumes.Items[i]; v.DeletionTimestamp.IsZero() && v.Status.Phase == "Bound" {
 				t.Errorf("volume %s of %s is still there", v.Name, v.Spec.ClaimRef.Name)
 			}
+		}
+	}
+}
+
+// testProduction: the API server would take the other overlay and the examples, without a warning.
+func testProduction(t *testing.T, c *cluster.Cluster) {
+	manifests := filepath.Join(kubetest.Root(t), "manifests")
+	for _, args := range [][]string{
+		{"-k", manifests + "/overlays/production"}, {"-f", manifests + "/components/people/roles.yaml"}, {"-f", manifests + "/examples/ingress.yaml"},
+	} {
+		out := kubectl(t, c, append([]string{"apply", "--dry-run=server", "--validate=strict"}, args...)...)
+		if strings.Contains(out, "Warning") {
+			t.Errorf("%v: %s", args, out)
 		}
 	}
 }
