@@ -7,11 +7,11 @@ export PATH := $(dir $(GO)):$(PATH)
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 SOURCES := $(shell find . -name '*.go' -not -path './.git/*' -not -path './kube/*') $(shell find catalog -name '*.yaml') go.mod go.sum
 
-.PHONY: help run build test e2e lint bench clean deps fuzz kube kube-up
+.PHONY: help run build test e2e lint generate bench clean deps fuzz kube kube-up
 
 help: ## List the targets
 	@echo "remuda: an Open Service Broker with warm, reusable container groups"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "The settings REMUDA_LISTEN, REMUDA_USERNAME, REMUDA_PASSWORD, REMUDA_STATE_DIR, REMUDA_IMAGE_DIR,"
 	@echo "REMUDA_DATABASE_URL and REMUDA_CONFIG are passed through to run and clean."
 
@@ -30,10 +30,10 @@ test: ## Run all tests with the race detector; container tests only as root
 	@scripts/deps test
 	@scripts/test
 
-e2e: ## Run the tests that need a real Kubernetes (root)
+e2e: ## Run the tests that need a real Kubernetes, one after the other (root)
 	@scripts/deps kube
 	@scripts/kube >/dev/null
-	@$(GO) test -race -count=1 -tags kube -timeout 20m ./e2e/cluster/...
+	@$(GO) test -race -count=1 -tags kube -p 1 -timeout 40m ./e2e/cluster/... ./e2e/kube/... ./provisioner/kubernetes/...
 
 kube: ## Build the Kubernetes of the tests, once (root); prints its folder
 	@scripts/deps kube
@@ -44,8 +44,12 @@ kube-up: ## Run a Kubernetes to develop against, until Ctrl-C (root)
 	@$(GO) build -o bin/kube-up ./e2e/cluster/up
 	@exec bin/kube-up
 
-lint: ## Check formatting, vet and staticcheck
+generate: ## Write again what is made from the types of the custom resource
+	@scripts/generate
+
+lint: ## Check formatting, generated files, vet and staticcheck
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "run gofmt -w on these"; exit 1; }
+	@scripts/generate --check
 	@$(GO) vet -tags kube ./...
 	@$(GO) tool -modfile=tools.mod staticcheck -tags kube ./...
 

@@ -14,6 +14,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 )
 
 // ErrSealed says that a sealed value cannot be opened: it is damaged, belongs
@@ -148,12 +149,12 @@ func ParseKeys(text string) ([]Key, error) {
 }
 
 // KeysFromFile reads the key file, and makes it with a random key when it is
-// not there. It refuses a file that anybody but its owner may read.
+// not there. It refuses a file that others may read, see ReadPrivate.
 func KeysFromFile(path string) ([]Key, error) {
-	text, err := readPrivate(path)
+	text, err := ReadPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if text, err = createKeyFile(path); errors.Is(err, fs.ErrExist) {
-			text, err = readPrivate(path) // somebody else was faster
+			text, err = ReadPrivate(path) // somebody else was faster
 		}
 	}
 	if err != nil {
@@ -166,7 +167,10 @@ func KeysFromFile(path string) ([]Key, error) {
 	return keys, nil
 }
 
-func readPrivate(path string) (string, error) {
+// ReadPrivate reads a file that others may not read. One that belongs to root may be read by its
+// group, when this process is not root: so the files of a Kubernetes Secret reach a pod's user. (libpq has
+// the same rule for keys.)
+func ReadPrivate(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
@@ -176,11 +180,22 @@ func readPrivate(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return "", fmt.Errorf("%q has mode %04o and others may read it; chmod 0600 it, or make a new key", path, mode)
+	owner := os.Geteuid()
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		owner = int(s.Uid)
+	}
+	if mode := info.Mode().Perm(); !private(mode, owner, os.Geteuid()) {
+		return "", fmt.Errorf("%s has mode %04o and others may read it; chmod 0600 it", path, mode)
 	}
 	b, err := io.ReadAll(f)
 	return string(b), err
+}
+
+func private(mode fs.FileMode, owner, self int) bool {
+	if owner == 0 && self != 0 {
+		return mode&0o037 == 0
+	}
+	return mode&0o077 == 0
 }
 
 // createKeyFile writes the whole file before it gets its name.

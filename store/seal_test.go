@@ -121,6 +121,23 @@ func TestParseKeys(t *testing.T) {
 	}
 }
 
+// Files of a Kubernetes Secret are root's, and those of a pod's group may read them.
+func TestPrivate(t *testing.T) {
+	for _, c := range []struct {
+		mode        os.FileMode
+		owner, self int
+		want        bool
+	}{
+		{0o600, 0, 0, true}, {0o400, 1000, 1000, true}, {0o440, 0, 65532, true}, {0o640, 0, 65532, true},
+		{0o640, 0, 0, false}, {0o640, 1000, 1000, false}, {0o440, 1000, 65532, false},
+		{0o660, 0, 65532, false}, {0o444, 0, 65532, false}, {0o604, 0, 0, false},
+	} {
+		if got := private(c.mode, c.owner, c.self); got != c.want {
+			t.Errorf("mode %o of %d for %d: %v", c.mode, c.owner, c.self, got)
+		}
+	}
+}
+
 func TestKeyFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	made, err := KeysFromFile(path)

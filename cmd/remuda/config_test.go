@@ -37,6 +37,23 @@ func TestExampleIsTheDefault(t *testing.T) {
 	}
 }
 
+// What the overlays give broker and controller is good.
+func TestOverlays(t *testing.T) {
+	for _, overlay := range []string{"dev", "production"} {
+		file := "../../manifests/overlays/" + overlay + "/remuda.yaml"
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := DefaultConfig()
+		err = errors.Join(c.decode(file, b), c.Validate())
+		_, recipesErr := loadRecipes(c)
+		if err := errors.Join(err, recipesErr); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestDecodeNamesEveryFaultWithItsLine(t *testing.T) {
 	c := DefaultConfig()
 	err := c.decode("x.yaml", []byte("listen: 1.2.3.4:5\nlissten: x\npublish: {hots: a}\nparallel: {creates: many}\n"))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/remuda/remuda/broker/dashboard"
 	"github.com/remuda/remuda/broker/osbapi"
 	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/store"
 )
 
 // DashboardConfig is about the pages of instances.
@@ -73,7 +73,7 @@ func webAddress(u *url.URL) bool {
 }
 
 // readClientSecret reads the secret of the OAuth client, which must be readable
-// by its owner alone.
+// by its owner alone, see store.ReadPrivate.
 func (c *Config) readClientSecret() error {
 	if c.Dashboard.OAuth2 == nil || c.Dashboard.OAuth2.ClientSecretFile == "" {
 		return nil
@@ -82,18 +82,11 @@ func (c *Config) readClientSecret() error {
 	fault := func(format string, args ...any) error {
 		return c.origin.fault("dashboard.oauth2.client_secret_file: "+fmt.Sprintf(format, args...), "dashboard", "oauth2", "client_secret_file")
 	}
-	info, err := os.Stat(file)
+	text, err := store.ReadPrivate(file)
 	if err != nil {
 		return fault("%v", err)
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fault("%s has mode %04o and others may read it; chmod 0600 it", file, mode)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return fault("%v", err)
-	}
-	if c.clientSecret = strings.TrimSpace(string(b)); c.clientSecret == "" {
+	if c.clientSecret = strings.TrimSpace(text); c.clientSecret == "" {
 		return fault("%s is empty", file)
 	}
 	return nil

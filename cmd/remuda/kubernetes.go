@@ -9,10 +9,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner/kubernetes"
@@ -75,12 +78,20 @@ func (k KubernetesConfig) restConfig() (*rest.Config, error) {
 	return c, nil
 }
 
+// logLibraries lets what the client libraries say of themselves go where our lines go.
+func logLibraries(log *slog.Logger) {
+	l := logr.FromSlogHandler(log.Handler())
+	klog.SetLogger(l)
+	ctrllog.SetLogger(l)
+}
+
 // newKubernetes makes the back end of the broker.
 func newKubernetes(c Config, log *slog.Logger) (*kubernetes.Backend, error) {
 	rc, err := c.Kubernetes.restConfig()
 	if err != nil {
 		return nil, err
 	}
+	logLibraries(log)
 	k := c.Kubernetes
 	return kubernetes.New(kubernetes.Options{Config: rc, Namespace: k.Namespace, System: k.SystemNamespace, Broker: k.Broker, Ephemeral: k.Ephemeral, Logger: log})
 }
@@ -119,6 +130,7 @@ func runController(ctx context.Context, c Config, recipes []catalog.Recipe, o co
 	if err != nil {
 		return err
 	}
+	logLibraries(o.Logger)
 	k := c.Kubernetes
 	o.Config, o.Namespace, o.System, o.Recipes = rc, k.Namespace, k.SystemNamespace, recipes
 	o.StorageClass, o.DNS, o.PullPolicy, o.PullSecrets = k.StorageClass, k.Address == "dns", corev1.PullPolicy(k.PullPolicy), k.PullSecrets

@@ -10,18 +10,26 @@ import (
 
 // newLogger writes structured lines through lager.
 func newLogger(level string, w io.Writer) *slog.Logger {
-	l, err := lager.LogLevelFromString(level)
-	if err != nil {
-		l = lager.INFO
+	var least slog.Level
+	if least.UnmarshalText([]byte(level)) != nil {
+		least = slog.LevelInfo
 	}
 	logger := lager.NewLogger("remuda")
-	logger.RegisterSink(lager.NewPrettySink(w, l))
-	return slog.New(readable{lager.NewHandler(logger)})
+	logger.RegisterSink(lager.NewPrettySink(w, lager.DEBUG))
+	return slog.New(readable{lager.NewHandler(logger), least})
 }
 
 // readable gives lager's handler, which writes data as JSON, errors and
-// durations as text: an error has no JSON of its own.
-type readable struct{ slog.Handler }
+// durations as text: an error has no JSON of its own. And it leaves out what is below
+// the level, which lager's handler does not know: libraries say on levels below debug what
+// they send and receive, secrets too.
+type readable struct {
+	slog.Handler
+	least slog.Level
+}
+
+// Enabled implements slog.Handler.
+func (h readable) Enabled(_ context.Context, level slog.Level) bool { return level >= h.least }
 
 // Handle implements slog.Handler.
 func (h readable) Handle(ctx context.Context, r slog.Record) error {
@@ -39,14 +47,18 @@ func (h readable) WithAttrs(attrs []slog.Attr) slog.Handler {
 	for i, a := range attrs {
 		texts[i] = asText(a)
 	}
-	return readable{h.Handler.WithAttrs(texts)}
+	return readable{h.Handler.WithAttrs(texts), h.least}
 }
 
 // WithGroup implements slog.Handler.
-func (h readable) WithGroup(name string) slog.Handler { return readable{h.Handler.WithGroup(name)} }
+func (h readable) WithGroup(name string) slog.Handler {
+	return readable{h.Handler.WithGroup(name), h.least}
+}
 
+// asText also resolves values, groups too: lager's handler panics at a group that is not resolved.
 func asText(a slog.Attr) slog.Attr {
-	switch v := a.Value.Resolve(); v.Kind() {
+	a.Value = a.Value.Resolve()
+	switch v := a.Value; v.Kind() {
 	case slog.KindDuration:
 		return slog.String(a.Key, v.Duration().String())
 	case slog.KindGroup:
@@ -54,13 +66,11 @@ func asText(a slog.Attr) slog.Attr {
 		for _, m := range v.Group() {
 			members = append(members, asText(m))
 		}
-		return slog.Attr{Key: a.Key, Value: slog.GroupValue(members...)}
+		a.Value = slog.GroupValue(members...)
 	case slog.KindAny:
 		if err, ok := v.Any().(error); ok {
 			return slog.String(a.Key, err.Error())
 		}
-		return slog.Attr{Key: a.Key, Value: v}
-	default: // resolved: lager's handler takes what is behind a value for that value
-		return slog.Attr{Key: a.Key, Value: v}
 	}
+	return a
 }

@@ -262,6 +262,14 @@ func (c *Cluster) ImportImage(ctx context.Context, path string) error {
 	return nil
 }
 
+// TagImage gives an image of the node another name.
+func (c *Cluster) TagImage(ctx context.Context, name, other string) error {
+	if out, err := c.space.run(c.ctr("images", "tag", "--force", name, other)); err != nil {
+		return fmt.Errorf("tag image %s: %w\n%s", name, err, out)
+	}
+	return ctx.Err()
+}
+
 // Kubectl runs kubectl as the administrator and returns all that it says.
 func (c *Cluster) Kubectl(args ...string) (string, error) {
 	cmd := exec.Command(filepath.Join(c.programs, "kubectl"), args...)

@@ -122,10 +122,13 @@ type MemberSpec struct {
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=32
-	Count  int32             `json:"count"`
-	CPU    resource.Quantity `json:"cpu"`
+	Count int32 `json:"count"`
+	// CPU in cores or thousandths of them, such as 500m.
+	CPU resource.Quantity `json:"cpu"`
+	// Memory in bytes, such as 256Mi.
 	Memory resource.Quantity `json:"memory"`
-	Disk   resource.Quantity `json:"disk"`
+	// Disk in bytes, such as 1Gi.
+	Disk resource.Quantity `json:"disk"`
 	// Ephemeral data end with the pod: no claim for a volume is made for them.
 	// +optional
 	Ephemeral bool `json:"ephemeral,omitempty"`
