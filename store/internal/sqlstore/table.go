@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"database/sql"
@@ -66,7 +66,7 @@ func nanos(t time.Time) int64 {
 
 // table is a store.Table.
 type table[T any] struct {
-	t *tx
+	t *Tx
 	l *layout[T]
 }
 
@@ -77,12 +77,11 @@ func (t table[T]) Put(record T) error {
 	if err != nil {
 		return fmt.Errorf("put into %s: %w", t.l.name, err)
 	}
-	_, err = t.t.exec(t.l.put, append(t.l.values(record), body)...)
-	return err
+	return t.t.write(t.l.put, append(t.l.values(record), body)...)
 }
 
 func (t table[T]) Delete(id string) error {
-	n, err := t.t.exec(t.l.delete, id)
+	n, err := t.t.change(t.l.delete, id)
 	if err == nil && n == 0 {
 		return store.ErrNotFound
 	}

@@ -1,0 +1,104 @@
+// Package postgres keeps the store in a PostgreSQL database, which several brokers
+// may use at once.
+//
+// Writes are group commits (see sqlstore.Writer) on one connection of each broker,
+// and only one transaction at a time writes: all begin with the same lock. So
+// nobody's transaction fails because of another's, and the audit chain has one
+// order. What it costs to wait is shared by all closures of a batch; what a
+// closure writes goes to the server with what is read next.
+//
+// A call waits a few seconds for a server that is being restarted, and then
+// returns store.ErrUnavailable. A commit whose answer was lost is looked up.
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/remuda/remuda/store"
+	"github.com/remuda/remuda/store/internal/sqlstore"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Store is a store.Store in a PostgreSQL database.
+type Store struct {
+	db      *sql.DB
+	writer  *sqlstore.Writer
+	readers chan *conn // those that are free; nil is one to be made
+	once    sync.Once
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open opens the store in the database that the URL (postgres://…) or connection
+// string names, and makes its tables. Errors never have the password in them.
+func Open(ctx context.Context, url string) (*Store, error) {
+	connector, err := newConnector(url)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{db: sql.OpenDB(connector), writer: sqlstore.NewWriter()}
+	s.db.SetMaxIdleConns(-1)
+	if err := s.migrate(ctx); err != nil {
+		s.db.Close()
+		return nil, fmt.Errorf("open store in PostgreSQL: %w", err)
+	}
+	e := &engine{s: s}
+	if err := e.connect(); err != nil {
+		s.db.Close()
+		return nil, fmt.Errorf("open store in PostgreSQL: %w", err)
+	}
+	s.readers = make(chan *conn, runtime.GOMAXPROCS(0)+2)
+	for range cap(s.readers) {
+		s.readers <- nil
+	}
+	go s.writer.Run(e)
+	return s, nil
+}
+
+// migrateLock keeps others from migrating at the same time. It is any number
+// that nobody else uses.
+const migrateLock = "SELECT pg_advisory_xact_lock(8314172054)"
+
+func (s *Store) migrate(ctx context.Context) error {
+	c, err := s.connect(ctx, "SET lock_timeout = '60s'")
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	var encoding string
+	if err := c.c.QueryRowContext(ctx, "SELECT current_setting('server_encoding')").Scan(&encoding); err != nil {
+		return failed("ask for the encoding", err)
+	}
+	if encoding != "UTF8" {
+		return fmt.Errorf("its database has encoding %s; make one with UTF8", encoding)
+	}
+	return sqlstore.Migrate(ctx, c.c, migrations, migrateLock)
+}
+
+// Update implements store.Store.
+func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
+	return s.writer.Update(ctx, fn)
+}
+
+// Close implements store.Store: calls that have begun get their outcome, all
+// others ErrUnavailable. It must not be called inside a closure.
+func (s *Store) Close() error {
+	var err error
+	s.once.Do(func() {
+		s.writer.Close()
+		for range cap(s.readers) {
+			if c := <-s.readers; c != nil { // none is in use any more
+				c.close()
+			}
+		}
+		err = s.db.Close()
+	})
+	return err
+}
