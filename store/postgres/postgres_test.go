@@ -19,7 +19,7 @@ var shared *postgrestest.Server // nil: none can be had, because of missing
 var missing error
 
 func TestMain(m *testing.M) {
-	shared, missing = postgrestest.New()
+	shared, missing = postgrestest.New("")
 	if missing != nil && !errors.Is(missing, postgrestest.ErrMissing) {
 		fmt.Fprintln(os.Stderr, missing)
 		os.Exit(1)

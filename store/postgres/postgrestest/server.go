@@ -39,16 +39,17 @@ type Server struct {
 	databases  atomic.Int64
 }
 
-// New makes a server, starts it, and returns when it answers. Settings such as
-// "max_connections=20" are added to those it has.
-func New(settings ...string) (_ *Server, err error) {
+// New makes a server below the folder parent ("" is the one for temporary files),
+// starts it, and returns when it answers. Settings such as "max_connections=20"
+// are added to those it has.
+func New(parent string, settings ...string) (_ *Server, err error) {
 	all, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(all) == 0 {
 		return nil, ErrMissing
 	}
 	slices.Sort(all)
 	s := &Server{programs: filepath.Dir(all[len(all)-1]), Password: rand.Text()}
-	if s.Dir, err = os.MkdirTemp("", "remuda-pg-"); err != nil {
+	if s.Dir, err = os.MkdirTemp(parent, "remuda-pg-"); err != nil {
 		return nil, err
 	}
 	defer func() {
