@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,7 +36,7 @@ type Server struct {
 	programs   string // folder
 	credential *syscall.Credential
 	process    *exec.Cmd
-	log        *os.File
+	ended      chan struct{} // closed when it has
 	databases  atomic.Int64
 }
 
@@ -86,7 +87,7 @@ func (s *Server) command(program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(s.programs, program), args...)
 	cmd.Dir = s.Dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential, Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential, Setpgid: true}
 	return cmd
 }
 
@@ -120,23 +121,49 @@ func (s *Server) data() string { return filepath.Join(s.Dir, "data") }
 
 // Start starts the server, and returns when it answers.
 func (s *Server) Start() error {
-	var err error
-	if s.log, err = os.OpenFile(filepath.Join(s.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600); err != nil {
-		return err
-	}
-	defer s.log.Close()
-	s.process = s.command("postgres", "-D", s.data())
-	s.process.Stdout, s.process.Stderr = s.log, s.log
-	if err := s.process.Start(); err != nil {
-		return err
-	}
-	for range 600 {
-		if s.command("pg_isready", "-q", "-h", s.Dir, "-p", strconv.Itoa(s.Port)).Run() == nil {
-			return nil
+	for range 50 {
+		if err := s.launch(); err != nil {
+			return err
 		}
-		time.Sleep(25 * time.Millisecond)
+		for range 600 {
+			if s.command("pg_isready", "-q", "-h", s.Dir, "-p", strconv.Itoa(s.Port)).Run() == nil {
+				return nil
+			}
+			select {
+			case <-s.ended: // after a kill its children may still be there
+			case <-time.After(25 * time.Millisecond):
+				continue
+			}
+			break
+		}
+		s.Stop(syscall.SIGQUIT)
+		time.Sleep(100 * time.Millisecond)
 	}
 	return fmt.Errorf("PostgreSQL did not start: %s", s.Log())
+}
+
+func (s *Server) launch() error {
+	log, err := os.OpenFile(filepath.Join(s.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := s.command("postgres", "-D", s.data())
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT // when the thread that started it ends
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+			close(ended)
+		}
+	}()
+	s.process, s.ended = cmd, ended
+	return <-started
 }
 
 // Stop stops the server: with SIGTERM (when all have gone), SIGINT (their
@@ -145,12 +172,8 @@ func (s *Server) Stop(signal syscall.Signal) {
 	if s.process == nil {
 		return
 	}
-	pid := s.process.Process.Pid
-	if signal == syscall.SIGKILL {
-		pid = -pid // its children too, which otherwise end a little later
-	}
-	_ = syscall.Kill(pid, signal)
-	_ = s.process.Wait()
+	_ = s.process.Process.Signal(signal)
+	<-s.ended
 	s.process = nil
 }
 
@@ -178,7 +201,7 @@ func (s *Server) URLAt(database string, port int) string {
 
 // SocketURL is that of a database over the unix socket.
 func (s *Server) SocketURL(database string) string {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword("postgres", s.Password), Path: database}
+	u := url.URL{Scheme: "postgres", User: url.UserPassword("postgres", s.Password), Path: "/" + database}
 	u.RawQuery = url.Values{"host": {s.Dir}, "port": {strconv.Itoa(s.Port)}, "sslmode": {"disable"}}.Encode()
 	return u.String()
 }
