@@ -137,7 +137,7 @@ func brokerClaims(ctx context.Context, server *postgrestest.Server, brokers, cli
 	}
 	var stores []store.Store
 	for range brokers {
-		s, err := postgres.Open(ctx, server.URL(name))
+		s, err := postgres.Open(ctx, postgres.Options{URL: server.URL(name)})
 		if err != nil {
 			return 0, 0, err
 		}

@@ -21,17 +21,17 @@ var ErrURL = errors.New("the database URL is not like postgres://user@host/datab
 
 // CheckURL says whether a URL can be used.
 func CheckURL(text string) error {
-	_, err := newConnector(text)
+	_, _, err := newConnector(text)
 	return err
 }
 
-func newConnector(text string) (*pq.Connector, error) {
+func newConnector(text string) (*pq.Connector, string, error) {
 	if u, err := url.Parse(text); err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
-		return nil, ErrURL
+		return nil, "", ErrURL
 	}
 	settings, err := pq.ParseURL(text)
 	if err != nil {
-		return nil, ErrURL
+		return nil, "", ErrURL
 	}
 	for _, s := range [][2]string{{"connect_timeout", "5"}, {"application_name", "remuda"}} {
 		if !strings.Contains(settings, s[0]+"=") {
@@ -40,14 +40,16 @@ func newConnector(text string) (*pq.Connector, error) {
 	}
 	connector, err := pq.NewConnector(settings)
 	if err != nil {
-		return nil, fmt.Errorf("database URL: %s", strings.ReplaceAll(err.Error(), text, "…"))
+		return nil, "", fmt.Errorf("database URL: %s", strings.ReplaceAll(err.Error(), text, "…"))
 	}
 	connector.Dialer(dialer{})
-	return connector, nil
+	return connector, settings, nil
 }
 
 // dialer makes connections on which nothing waits for ever.
-type dialer struct{}
+type dialer struct {
+	made func(net.Conn) // is told of each, if it is there
+}
 
 func (d dialer) Dial(network, address string) (net.Conn, error) {
 	return d.DialContext(context.Background(), network, address)
@@ -59,10 +61,13 @@ func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net
 	return d.DialContext(ctx, network, address)
 }
 
-func (dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
+	}
+	if d.made != nil {
+		d.made(c)
 	}
 	return impatient{c}, nil
 }

@@ -41,17 +41,23 @@ type engine struct {
 
 var _ sqlstore.Engine = (*engine)(nil)
 
-// join makes us one of those who write.
+// join makes us one of those who write. Whoever had our name is gone.
 func (e *engine) join() error {
 	id := make([]byte, 8)
 	rand.Read(id) // never fails
 	member := hex.EncodeToString(id)
-	_, err := e.c.c.ExecContext(context.Background(), "INSERT INTO members (id, name) VALUES ('"+member+"', current_user)")
+	name, err := quote(nil, e.s.name)
 	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("BEGIN; LOCK TABLE writing IN EXCLUSIVE MODE; UPDATE members SET dead = true WHERE name = %s AND name <> '' AND NOT dead; "+
+		"INSERT INTO members (id, name) VALUES ('%s', %s); COMMIT", name, member, name)
+	if _, err := e.c.c.ExecContext(context.Background(), text); err != nil {
 		e.c.broken = true
 		return failed("join", err)
 	}
 	e.member, e.batch = member, 0
+	e.s.joined(member)
 	return nil
 }
 
@@ -121,6 +127,8 @@ func (e *engine) Begin() error {
 	}
 	return nil
 }
+
+func (e *engine) Admit(ctx context.Context) error { return e.s.admit(ctx) }
 
 func (e *engine) Tx() *sqlstore.Tx { return sqlstore.NewTx(e.c, &e.memory, readAhead) }
 
@@ -215,7 +223,7 @@ func (e *engine) Again(err error, alone bool) bool {
 // Close leaves the others, so that they need not wait for us.
 func (e *engine) Close() {
 	if e.c != nil && !e.c.broken {
-		_, _ = e.c.c.ExecContext(context.Background(), "UPDATE members SET dead = true WHERE id = '"+e.member+"'")
+		_, _ = e.c.c.ExecContext(context.Background(), "UPDATE members SET dead = true WHERE id = '"+e.member+"'; NOTIFY "+channel+", '"+e.member+" "+saysLeft+"'")
 	}
 	e.drop()
 }

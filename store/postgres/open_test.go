@@ -20,7 +20,7 @@ func TestOpenAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
-			s, err := postgres.Open(t.Context(), url)
+			s, err := postgres.Open(t.Context(), postgres.Options{URL: url})
 			if err != nil {
 				t.Error(err)
 				return
@@ -49,7 +49,7 @@ func TestRefusesNewerSchema(t *testing.T) {
 	url := database(t)
 	open(t, url).Close()
 	exec(t, url, "INSERT INTO schema_version VALUES (999)")
-	if _, err := postgres.Open(t.Context(), url); err == nil || !strings.Contains(err.Error(), "version 999") || errors.Is(err, store.ErrUnavailable) {
+	if _, err := postgres.Open(t.Context(), postgres.Options{URL: url}); err == nil || !strings.Contains(err.Error(), "version 999") || errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -59,7 +59,7 @@ func TestRefusesOtherEncodings(t *testing.T) {
 	if _, err := shared.Query(t.Context(), "postgres", "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := postgres.Open(t.Context(), shared.URL("latin")); err == nil || !strings.Contains(err.Error(), "UTF8") {
+	if _, err := postgres.Open(t.Context(), postgres.Options{URL: shared.URL("latin")}); err == nil || !strings.Contains(err.Error(), "UTF8") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -124,7 +124,7 @@ func TestErrorsShowNoPassword(t *testing.T) {
 		"postgres://postgres:" + secret + "@127.0.0.1:" + strconv.Itoa(shared.Port) + "/postgres?sslmode=disable",
 		"postgres://u:" + secret + "@127.0.0.1:" + strconv.Itoa(shared.Port) + "/postgres?sslmode=verify-full",
 	} {
-		_, err := postgres.Open(t.Context(), url)
+		_, err := postgres.Open(t.Context(), postgres.Options{URL: url})
 		if err == nil || strings.Contains(err.Error(), secret) {
 			t.Errorf("%s: %v", url, err)
 		}

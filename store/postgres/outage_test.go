@@ -259,7 +259,7 @@ func TestServerThatCannotNow(t *testing.T) {
 	var err error
 	for range 10 {
 		var o *postgres.Store
-		if o, err = postgres.Open(t.Context(), url); err != nil {
+		if o, err = postgres.Open(t.Context(), postgres.Options{URL: url}); err != nil {
 			break
 		}
 		others = append(others, o)

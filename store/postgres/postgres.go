@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/remuda/remuda/store"
 	"github.com/remuda/remuda/store/internal/sqlstore"
@@ -28,22 +29,57 @@ var migrations embed.FS
 
 // Store is a store.Store in a PostgreSQL database.
 type Store struct {
-	db      *sql.DB
-	writer  *sqlstore.Writer
-	readers chan *conn // those that are free; nil is one to be made
-	once    sync.Once
+	db         *sql.DB
+	settings   string // for connections; with the password
+	name       string // of this broker
+	writer     *sqlstore.Writer
+	readers    chan *conn // those that are free; nil is one to be made
+	background sync.WaitGroup
+	once       sync.Once
+
+	returned chan struct{} // holds a token while locks wait to be given back
+	told     chan string   // messages for others
+
+	mu        sync.Mutex
+	member    string                        // who we are just now
+	leases    map[string]*lease             // locks of ours, by name
+	taking    map[string]bool               // locks that are being taken; true: others here want to
+	waiters   map[string]map[chan bool]bool // for locks
+	listeners map[int]func(string)
+	listened  int // listeners ever
+	lastBeat  time.Time
+
+	passing sync.Mutex // held while listeners are called
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store   = (*Store)(nil)
+	_ store.Cluster = (*Store)(nil)
+)
 
-// Open opens the store in the database that the URL (postgres://…) or connection
-// string names, and makes its tables. Errors never have the password in them.
-func Open(ctx context.Context, url string) (*Store, error) {
-	connector, err := newConnector(url)
+// Options of a store.
+type Options struct {
+	// URL is postgres://…
+	URL string
+	// Name is the same after a restart of this broker, and no other's: then the one
+	// before is known to be gone. "" when there is none.
+	Name string
+	// Alone: no other broker may use the database.
+	Alone bool
+}
+
+// Open opens the store in a database, and makes its tables. Errors never have
+// the password in them.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	connector, settings, err := newConnector(o.URL)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: sql.OpenDB(connector), writer: sqlstore.NewWriter()}
+	s := &Store{
+		db: sql.OpenDB(connector), settings: settings, name: o.Name, writer: sqlstore.NewWriter(),
+		returned: make(chan struct{}, 1), told: make(chan string, 1024),
+		leases: map[string]*lease{}, taking: map[string]bool{}, waiters: map[string]map[chan bool]bool{}, listeners: map[int]func(string){},
+	}
 	s.db.SetMaxIdleConns(-1)
 	if err := s.migrate(ctx); err != nil {
 		s.db.Close()
@@ -59,6 +95,15 @@ func Open(ctx context.Context, url string) (*Store, error) {
 		s.readers <- nil
 	}
 	go s.writer.Run(e)
+	for _, run := range []func(){s.giveBack, s.live, s.hear, s.speak} {
+		s.background.Go(run)
+	}
+	if o.Alone {
+		if err := s.waitAlone(ctx); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
@@ -93,6 +138,7 @@ func (s *Store) Close() error {
 	var err error
 	s.once.Do(func() {
 		s.writer.Close()
+		s.background.Wait()
 		for range cap(s.readers) {
 			if c := <-s.readers; c != nil { // none is in use any more
 				c.close()

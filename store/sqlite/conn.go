@@ -95,6 +95,9 @@ func (c *conn) Rollback() {
 	_ = c.run("ROLLBACK") // SQLite may have rolled back itself
 }
 
+// Admit: nobody else can have taken a lock.
+func (c *conn) Admit(context.Context) error { return nil }
+
 func (c *conn) Undoable(error) bool    { return true }
 func (c *conn) Again(error, bool) bool { return false }
 

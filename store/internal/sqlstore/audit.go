@@ -38,7 +38,7 @@ func (a auditTable) Append(r store.AuditRecord) (store.AuditRecord, error) {
 	if err != nil {
 		return r, err
 	}
-	err = a.t.write("INSERT INTO audit VALUES (?, ?, ?, ?, ?)", r.Seq, r.InstanceID, nanos(r.Time), Hash(hash), body)
+	err = a.t.Write("INSERT INTO audit VALUES (?, ?, ?, ?, ?)", r.Seq, r.InstanceID, nanos(r.Time), Hash(hash), body)
 	if err == nil {
 		a.t.memory.head = &r
 	}
@@ -59,7 +59,7 @@ func (a auditTable) last() (store.AuditRecord, error) {
 	}
 	var seq int64
 	var hash []byte
-	err := a.t.rows(func(r *sql.Rows) error { return r.Scan(&seq, &hash) }, AuditLast)
+	err := a.t.Rows(func(r *sql.Rows) error { return r.Scan(&seq, &hash) }, AuditLast)
 	return *newHead(seq, hash), err
 }
 
@@ -80,7 +80,7 @@ func (a auditTable) Page(q store.AuditQuery) ([]store.AuditRecord, error) {
 	var page []store.AuditRecord
 	old := false
 	var body, hash sql.RawBytes
-	err := a.t.rows(func(rows *sql.Rows) error {
+	err := a.t.Rows(func(rows *sql.Rows) error {
 		if err := rows.Scan(&body, &hash); err != nil || old {
 			return err
 		}
@@ -98,5 +98,5 @@ func (a auditTable) Page(q store.AuditQuery) ([]store.AuditRecord, error) {
 }
 
 func (a auditTable) RemoveBefore(t time.Time, limit int) (int, error) {
-	return a.t.change(AuditRemove, nanos(t), max(limit, 0))
+	return a.t.Change(AuditRemove, nanos(t), max(limit, 0))
 }

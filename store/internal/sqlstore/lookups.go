@@ -45,7 +45,7 @@ func (t groupTable) ClaimWarm(fingerprint, instanceID string, now time.Time) (st
 		return store.Group{}, err
 	}
 	// Not Put: this leaves alone the indexes whose columns do not change.
-	return g, t.t.write("UPDATE groups SET state = 'claimed', since = ?, body = ? WHERE id = ?", nanos(now), body, g.ID)
+	return g, t.t.Write("UPDATE groups SET state = 'claimed', since = ?, body = ? WHERE id = ?", nanos(now), body, g.ID)
 }
 
 func (t groupTable) nextWarm(fingerprint string) (store.Group, error) {
@@ -85,7 +85,7 @@ func (t groupTable) Of(fingerprint string) ([]store.Group, error) {
 
 func (t groupTable) Count(fingerprint string) (map[store.GroupState]int, error) {
 	counts := map[store.GroupState]int{}
-	err := t.t.rows(func(r *sql.Rows) error {
+	err := t.t.Rows(func(r *sql.Rows) error {
 		var state string
 		var n int
 		err := r.Scan(&state, &n)
@@ -163,5 +163,5 @@ func (t operationTable) Running() ([]store.Operation, error) {
 }
 
 func (t operationTable) DeleteFinishedBefore(before time.Time) (int, error) {
-	return t.t.change("DELETE FROM operations WHERE state <> 'in progress' AND finished < ?", nanos(before))
+	return t.t.Change("DELETE FROM operations WHERE state <> 'in progress' AND finished < ?", nanos(before))
 }

@@ -111,14 +111,16 @@ func (t *Tx) writable() error {
 	return nil
 }
 
-func (t *Tx) write(query string, args ...any) error {
+// Write changes rows.
+func (t *Tx) Write(query string, args ...any) error {
 	if err := t.writable(); err != nil {
 		return err
 	}
 	return t.fail(t.s.Write(query, args...))
 }
 
-func (t *Tx) change(query string, args ...any) (int, error) {
+// Change changes rows, and says how many.
+func (t *Tx) Change(query string, args ...any) (int, error) {
 	if err := t.writable(); err != nil {
 		return 0, err
 	}
@@ -126,7 +128,8 @@ func (t *Tx) change(query string, args ...any) (int, error) {
 	return n, t.fail(err)
 }
 
-func (t *Tx) rows(each func(*sql.Rows) error, query string, args ...any) error {
+// Rows calls each for every row.
+func (t *Tx) Rows(each func(*sql.Rows) error, query string, args ...any) error {
 	if err := t.usable(); err != nil {
 		return err
 	}

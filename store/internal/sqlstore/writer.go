@@ -25,6 +25,8 @@ const rerunTimes = 3
 type Engine interface {
 	// Begin begins a transaction.
 	Begin() error
+	// Admit says why a call with this context must not change anything.
+	Admit(ctx context.Context) error
 	// Tx is the transaction for the next closure.
 	Tx() *Tx
 	// Keep keeps what the closure has written, Undo does not.
@@ -263,6 +265,10 @@ func (w *Writer) next(more bool, late *<-chan time.Time) *request {
 // turn lets one closure work. waits says that it waits for the outcome of the
 // transaction; an error, that the whole transaction is lost.
 func turn(e Engine, r *request) (waits bool, err error) {
+	if err := e.Admit(r.ctx); err != nil {
+		r.next <- verdict{err: err}
+		return false, nil
+	}
 	t := e.Tx()
 	r.next <- verdict{tx: t}
 	end := <-r.ran

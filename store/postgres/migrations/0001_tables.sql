@@ -155,13 +155,27 @@ CREATE TRIGGER audit_unchangeable BEFORE UPDATE ON audit FOR EACH ROW EXECUTE FU
 CREATE TABLE writing ();
 
 -- Those who use this store. batch counts what one has committed, so that it can
--- find out whether a commit went through whose answer it did not get. beat shows
+-- find out whether a commit went through whose answer it did not get, and shows
 -- that it lives. One that others took for dead never commits again.
 CREATE TABLE members (
     id    TEXT COLLATE "C" PRIMARY KEY,
     name  TEXT NOT NULL,
-    beat  BIGINT NOT NULL DEFAULT 0,
     batch BIGINT NOT NULL DEFAULT 0,
     dead  BOOLEAN NOT NULL DEFAULT false,
     since TIMESTAMPTZ NOT NULL DEFAULT now()
 ) WITH (fillfactor = 20);
+
+-- Locks of members; those of dead ones are free. wanted: 1 somebody waits, 2 to
+-- interrupt the holder.
+CREATE TABLE leases (
+    name   TEXT COLLATE "C" PRIMARY KEY,
+    member TEXT COLLATE "C" NOT NULL,
+    wanted INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX leases_member ON leases (member);
+
+-- What one tells all others that come later, too.
+CREATE TABLE notes (
+    key  TEXT COLLATE "C" PRIMARY KEY,
+    body TEXT NOT NULL
+);
