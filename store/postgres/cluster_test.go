@@ -24,14 +24,14 @@ func TestCutOffBrokerLosesItsLocks(t *testing.T) {
 	s := server(t)
 	name := newDatabase(t, s)
 	p := newProxy(t, s.Port)
-	cut, other := open(t, s.URLAt(name, p.port())), open(t, s.URL(name))
+	cut, other := open(t, s.URLAt(name, p.Port())), open(t, s.URL(name))
 	l, err := cut.Lock(t.Context(), "x", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	held, done := l.Context(t.Context())
 	defer done()
-	p.refuseAll(true)
+	p.RefuseAll(true)
 	began := time.Now()
 	next, err := other.Lock(t.Context(), "x", false)
 	took := time.Since(began)
@@ -42,7 +42,7 @@ func TestCutOffBrokerLosesItsLocks(t *testing.T) {
 		t.Errorf("the old holder does not know: %v", context.Cause(held))
 	}
 	t.Logf("lost after %s", took)
-	p.refuseAll(false)
+	p.RefuseAll(false)
 	write := func(tx store.Tx) error { return tx.Groups().Put(store.Group{ID: "g"}) }
 	if err := cut.Update(context.WithoutCancel(held), write); !errors.Is(err, store.ErrLost) {
 		t.Errorf("the old holder could write: %v", err)
@@ -98,7 +98,7 @@ func TestRestartedBroker(t *testing.T) {
 	s := server(t)
 	name := newDatabase(t, s)
 	p := newProxy(t, s.Port)
-	o := postgres.Options{URL: s.URLAt(name, p.port()), Name: "it's host", Alone: true}
+	o := postgres.Options{URL: s.URLAt(name, p.Port()), Name: "it's host", Alone: true}
 	old, err := postgres.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestRestartedBroker(t *testing.T) {
 	if _, err := old.Lock(t.Context(), "x", false); err != nil {
 		t.Fatal(err)
 	}
-	p.refuseAll(true)
+	p.RefuseAll(true)
 	o.URL = s.URL(name)
 	began := time.Now()
 	again, err := postgres.Open(t.Context(), o)

@@ -29,6 +29,16 @@ func server(t *testing.T, settings ...string) *postgrestest.Server {
 	return s
 }
 
+func newProxy(t *testing.T, port int) *postgrestest.Proxy {
+	t.Helper()
+	p, err := postgrestest.NewProxy(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
 func newDatabase(t *testing.T, s *postgrestest.Server) string {
 	t.Helper()
 	name, err := s.NewDatabase(t.Context())
@@ -186,11 +196,11 @@ func TestCommitsAreLookedUp(t *testing.T) {
 			s := server(t)
 			name := newDatabase(t, s)
 			p := newProxy(t, s.Port)
-			st := open(t, s.URLAt(name, p.port()))
+			st := open(t, s.URLAt(name, p.Port()))
 			fillWarm(t, st, 2000)
 			l := newLedger()
 			for round := range 5 {
-				p.cutNext(1, after)
+				p.CutNext(1, after)
 				for c := range 8 { // one after the other, then all at once
 					id := fmt.Sprintf("one-%d-%d", round, c)
 					if err := provision(t.Context(), st, id); err != nil {
@@ -198,10 +208,10 @@ func TestCommitsAreLookedUp(t *testing.T) {
 					}
 					l.created[id] = true
 				}
-				if p.left() != 0 {
+				if p.Left() != 0 {
 					t.Error("no commit was cut")
 				}
-				p.cutNext(2, after)
+				p.CutNext(2, after)
 				stop := make(chan struct{})
 				time.AfterFunc(300*time.Millisecond, func() { close(stop) })
 				l.work(t, []store.Store{st}, 8, fmt.Sprintf("many-%d", round), stop)
@@ -220,9 +230,9 @@ func TestUnreachable(t *testing.T) {
 	s := server(t)
 	name := newDatabase(t, s)
 	p := newProxy(t, s.Port)
-	st := open(t, s.URLAt(name, p.port()))
+	st := open(t, s.URLAt(name, p.Port()))
 	fillWarm(t, st, 10)
-	p.refuseAll(true)
+	p.RefuseAll(true)
 	for what, call := range map[string]func() error{
 		"write": func() error { return provision(t.Context(), st, "a") },
 		"read":  func() error { return st.View(t.Context(), func(store.Tx) error { return nil }) },
@@ -237,7 +247,7 @@ func TestUnreachable(t *testing.T) {
 	if err := st.View(ctx, func(store.Tx) error { return nil }); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("within a time limit: %v", err)
 	}
-	p.refuseAll(false)
+	p.RefuseAll(false)
 	if err := provision(t.Context(), st, "b"); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}

@@ -1,4 +1,4 @@
-package postgres_test
+package postgrestest
 
 import (
 	"bytes"
@@ -6,14 +6,14 @@ import (
 	"net"
 	"strconv"
 	"sync"
-	"testing"
 	"time"
 )
 
-// proxy is between store and server, and cuts connections when a COMMIT passes.
-type proxy struct {
+// Proxy is between store and server, and cuts connections when a COMMIT passes.
+type Proxy struct {
 	l      net.Listener
 	target string
+	all    sync.WaitGroup
 
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
@@ -22,45 +22,51 @@ type proxy struct {
 	refuse bool
 }
 
-func newProxy(t *testing.T, port int) *proxy {
-	t.Helper()
+// NewProxy listens on loopback for the server at a port.
+func NewProxy(port int) (*Proxy, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	p := &proxy{l: l, target: "127.0.0.1:" + strconv.Itoa(port), conns: map[net.Conn]bool{}}
-	var all sync.WaitGroup
-	all.Go(func() {
+	p := &Proxy{l: l, target: "127.0.0.1:" + strconv.Itoa(port), conns: map[net.Conn]bool{}}
+	p.all.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			all.Go(func() { p.serve(c) })
+			p.all.Go(func() { p.serve(c) })
 		}
 	})
-	t.Cleanup(func() { l.Close(); p.cutAll(); all.Wait() })
-	return p
+	return p, nil
 }
 
-func (p *proxy) port() int { return p.l.Addr().(*net.TCPAddr).Port }
+// Close ends the proxy with its connections.
+func (p *Proxy) Close() {
+	p.l.Close()
+	p.cutAll()
+	p.all.Wait()
+}
 
-// cutNext cuts so many connections at their next COMMIT.
-func (p *proxy) cutNext(n int, after bool) {
+// Port is where it listens.
+func (p *Proxy) Port() int { return p.l.Addr().(*net.TCPAddr).Port }
+
+// CutNext cuts so many connections at their next COMMIT.
+func (p *Proxy) CutNext(n int, after bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cuts, p.after = n, after
 }
 
-// left is how many cuts have not happened yet.
-func (p *proxy) left() int {
+// Left is how many cuts have not happened yet.
+func (p *Proxy) Left() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.cuts
 }
 
-// refuseAll cuts everything and takes no new connections, or takes them again.
-func (p *proxy) refuseAll(yes bool) {
+// RefuseAll cuts everything and takes no new connections, or takes them again.
+func (p *Proxy) RefuseAll(yes bool) {
 	p.mu.Lock()
 	p.refuse = yes
 	p.mu.Unlock()
@@ -69,7 +75,7 @@ func (p *proxy) refuseAll(yes bool) {
 	}
 }
 
-func (p *proxy) cutAll() {
+func (p *Proxy) cutAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
@@ -77,7 +83,7 @@ func (p *proxy) cutAll() {
 	}
 }
 
-func (p *proxy) track(c net.Conn, on bool) (refused bool) {
+func (p *Proxy) track(c net.Conn, on bool) (refused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if on {
@@ -88,7 +94,7 @@ func (p *proxy) track(c net.Conn, on bool) (refused bool) {
 	return p.refuse
 }
 
-func (p *proxy) serve(client net.Conn) {
+func (p *Proxy) serve(client net.Conn) {
 	defer client.Close()
 	server, err := net.Dial("tcp", p.target)
 	if err != nil {
