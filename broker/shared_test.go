@@ -23,8 +23,9 @@ type two struct {
 	a, b   *brokertest.Fixture
 }
 
-func twoBrokers(t *testing.T, change func(*broker.Options)) *two {
+func twoBrokers(t *testing.T) *two {
 	t.Helper()
+	t.Parallel()
 	server, err := postgrestest.New("")
 	if errors.Is(err, postgrestest.ErrMissing) {
 		t.Skip(err)
@@ -50,8 +51,8 @@ func twoBrokers(t *testing.T, change func(*broker.Options)) *two {
 		t.Cleanup(func() { st.Close() })
 		return st
 	}
-	s.a = brokertest.NewShared(t, open(server.URLAt(name, s.proxy.Port())), nil, change)
-	s.b = brokertest.NewShared(t, open(server.URL(name)), s.a, change)
+	s.a = brokertest.NewShared(t, open(server.URLAt(name, s.proxy.Port())), nil, nil)
+	s.b = brokertest.NewShared(t, open(server.URL(name)), s.a, nil)
 	return s
 }
 
@@ -73,7 +74,7 @@ func within(t *testing.T, limit time.Duration, what string, ok func() bool) {
 // TestSharedLife: whatever one broker makes, the other knows, and either
 // reset works, with the leader and without it.
 func TestSharedLife(t *testing.T) {
-	s := twoBrokers(t, nil)
+	s := twoBrokers(t)
 	s.a.Pool.Warm(t, 4)
 	for n, pair := range [][2]*brokertest.Fixture{{s.a, s.b}, {s.b, s.a}, {s.b, s.b}} {
 		one, other := pair[0], pair[1]
@@ -110,7 +111,7 @@ func TestSharedLife(t *testing.T) {
 // TestSharedMiss: an instance that waits at a broker that does not lead gets its
 // group from the one that does, at once.
 func TestSharedMiss(t *testing.T) {
-	s := twoBrokers(t, nil)
+	s := twoBrokers(t)
 	r := provisionRequest("i")
 	r.ServiceID, r.PlanID, r.AcceptsIncomplete = brokertest.OtherID, brokertest.OtherPlanID, true
 	result, err := s.b.Broker.Provision(ctx, r)
@@ -125,7 +126,7 @@ func TestSharedMiss(t *testing.T) {
 // TestSharedConcurrency: the same request at both brokers at once makes one
 // instance, one binding and one deletion.
 func TestSharedConcurrency(t *testing.T) {
-	s := twoBrokers(t, nil)
+	s := twoBrokers(t)
 	s.a.Pool.Warm(t, 6)
 	race := func(call func(*broker.Broker) error) (errs []error) {
 		var all sync.WaitGroup
@@ -211,7 +212,7 @@ func TestSharedConcurrency(t *testing.T) {
 
 // TestSharedDeletionInterrupts: a deletion at one broker ends work at the other.
 func TestSharedDeletionInterrupts(t *testing.T) {
-	s := twoBrokers(t, nil)
+	s := twoBrokers(t)
 	groups := s.a.Pool.Warm(t, 1)
 	provision(t, s.a, "i")
 	running := make(chan struct{})
@@ -244,7 +245,7 @@ func TestSharedDeletionInterrupts(t *testing.T) {
 // TestSharedTakeover: a broker that is cut off from the store in the middle of
 // its work loses it to the other, which also leads the pool from then on.
 func TestSharedTakeover(t *testing.T) {
-	s := twoBrokers(t, nil)
+	s := twoBrokers(t)
 	s.a.Pool.Warm(t, 2)
 	provision(t, s.a, "i")
 	provision(t, s.b, "j")
@@ -295,7 +296,7 @@ func TestSharedTakeover(t *testing.T) {
 
 // TestSharedLeaderStops: when the leader is stopped, the other one leads at once.
 func TestSharedLeaderStops(t *testing.T) {
-	s := twoBrokers(t, nil)
+	s := twoBrokers(t)
 	s.a.Pool.Warm(t, 1)
 	s.a.Stop(t)
 	s.a.StopPool()
@@ -308,7 +309,7 @@ func TestSharedLeaderStops(t *testing.T) {
 
 // TestSharedExpiry: the login of a binding is taken away once.
 func TestSharedExpiry(t *testing.T) {
-	s := twoBrokers(t, nil)
+	s := twoBrokers(t)
 	s.a.Pool.Warm(t, 1)
 	provision(t, s.a, "i")
 	for n := range 5 {
@@ -341,7 +342,7 @@ func TestSharedExpiry(t *testing.T) {
 // TestSharedUpdate: a change at a broker that does not lead is not disturbed by
 // the leader's repairs.
 func TestSharedUpdate(t *testing.T) {
-	s := twoBrokers(t, nil)
+	s := twoBrokers(t)
 	groups := s.a.Pool.Warm(t, 1)
 	provision(t, s.a, "i")
 	s.a.Pool.OnChange(func(ctx context.Context) error {

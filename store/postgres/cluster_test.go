@@ -3,6 +3,10 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +25,7 @@ func TestCluster(t *testing.T) {
 // TestCutOffBrokerLosesItsLocks: others get them within 10 to 15 seconds; the
 // broker knows before that, and cannot change anything when it is back.
 func TestCutOffBrokerLosesItsLocks(t *testing.T) {
+	t.Parallel()
 	s := server(t)
 	name := newDatabase(t, s)
 	p := newProxy(t, s.Port)
@@ -65,6 +70,7 @@ func TestCutOffBrokerLosesItsLocks(t *testing.T) {
 
 // TestLocksOutliveTheServer: a restart of the server takes no locks away.
 func TestLocksOutliveTheServer(t *testing.T) {
+	t.Parallel()
 	s := server(t)
 	url := s.URL(newDatabase(t, s))
 	a, b := open(t, url), open(t, url)
@@ -95,10 +101,11 @@ func TestLocksOutliveTheServer(t *testing.T) {
 // TestRestartedBroker: one with the same name takes the place of the one before
 // at once, and one that must be alone does not wait for it.
 func TestRestartedBroker(t *testing.T) {
+	t.Parallel()
 	s := server(t)
 	name := newDatabase(t, s)
 	p := newProxy(t, s.Port)
-	o := postgres.Options{URL: s.URLAt(name, p.Port()), Name: "it's host", Alone: true}
+	o := postgres.Options{URL: s.URLAt(name, p.Port()), Name: "it's host", Lock: filepath.Join(t.TempDir(), "lock")}
 	old, err := postgres.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +115,7 @@ func TestRestartedBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.RefuseAll(true)
-	o.URL = s.URL(name)
+	o.URL, o.Lock = s.URL(name), o.Lock+"2"
 	began := time.Now()
 	again, err := postgres.Open(t.Context(), o)
 	if err != nil {
@@ -118,7 +125,10 @@ func TestRestartedBroker(t *testing.T) {
 	if _, err := again.Lock(t.Context(), "x", false); err != nil || time.Since(began) > 3*time.Second {
 		t.Errorf("after %s: %v", time.Since(began), err)
 	}
-	o.Name = "another"
+	if _, err := postgres.Open(t.Context(), o); err == nil || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
+		t.Errorf("a second one with the same file: %v", err)
+	}
+	o.Name, o.Lock = "another", o.Lock+"3"
 	if _, err := postgres.Open(t.Context(), o); err == nil || errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("a second one that must be alone: %v", err)
 	}

@@ -161,6 +161,7 @@ func TestOutages(t *testing.T) {
 		"kill":               func(s *postgrestest.Server) { s.Stop(syscall.SIGKILL) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := server(t)
 			url := s.URL(newDatabase(t, s))
 			stores := []store.Store{open(t, url), open(t, url)}
@@ -193,18 +194,19 @@ func TestOutages(t *testing.T) {
 func TestCommitsAreLookedUp(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		t.Run(fmt.Sprintf("after=%t", after), func(t *testing.T) {
+			t.Parallel()
 			s := server(t)
 			name := newDatabase(t, s)
 			p := newProxy(t, s.Port)
 			st := open(t, s.URLAt(name, p.Port()))
-			fillWarm(t, st, 2000)
+			fillWarm(t, st, 15000)
 			l := newLedger()
 			for round := range 5 {
 				p.CutNext(1, after)
 				for c := range 8 { // one after the other, then all at once
 					id := fmt.Sprintf("one-%d-%d", round, c)
 					if err := provision(t.Context(), st, id); err != nil {
-						t.Errorf("provision: %v", err)
+						t.Fatalf("provision: %v", err)
 					}
 					l.created[id] = true
 				}
@@ -227,6 +229,7 @@ func TestCommitsAreLookedUp(t *testing.T) {
 // TestUnreachable: a server that is not there means ErrUnavailable after a few
 // seconds, for reading and writing, and nothing when it is back.
 func TestUnreachable(t *testing.T) {
+	t.Parallel()
 	s := server(t)
 	name := newDatabase(t, s)
 	p := newProxy(t, s.Port)
@@ -256,8 +259,9 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestTooManyConnections and a read-only server are outages, too.
+// TestServerThatCannotNow: too many connections and a read-only server are outages, too.
 func TestServerThatCannotNow(t *testing.T) {
+	t.Parallel()
 	s := server(t, "max_connections=5", "superuser_reserved_connections=0", "max_wal_senders=0")
 	url := s.URL(newDatabase(t, s))
 	st := open(t, url)
@@ -295,6 +299,7 @@ func TestServerThatCannotNow(t *testing.T) {
 // TestFrozenWriterHoldsNobodyUp: a broker that stops inside a transaction keeps
 // others from writing for a few seconds only, and its change is made when it goes on.
 func TestFrozenWriterHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	url := database(t)
 	a, b := open(t, url), open(t, url)
 	fillWarm(t, a, 10)

@@ -16,6 +16,7 @@ import (
 	"database/sql"
 	"embed"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ var migrations embed.FS
 
 // Store is a store.Store in a PostgreSQL database.
 type Store struct {
+	lock       *os.File // nil: none
 	db         *sql.DB
 	settings   string // for connections; with the password
 	name       string // of this broker
@@ -64,8 +66,9 @@ type Options struct {
 	// Name is the same after a restart of this broker, and no other's: then the one
 	// before is known to be gone. "" when there is none.
 	Name string
-	// Alone: no other broker may use the database.
-	Alone bool
+	// Lock is a file to lock: no other broker may use the database, and none on
+	// this host with the same file. "" is for brokers that share it.
+	Lock string
 }
 
 // Open opens the store in a database, and makes its tables. Errors never have
@@ -75,19 +78,25 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	var lock *os.File
+	if o.Lock != "" {
+		if lock, err = sqlstore.Acquire(o.Lock, "PostgreSQL"); err != nil {
+			return nil, err
+		}
+	}
 	s := &Store{
-		db: sql.OpenDB(connector), settings: settings, name: o.Name, writer: sqlstore.NewWriter(),
+		lock: lock, db: sql.OpenDB(connector), settings: settings, name: o.Name, writer: sqlstore.NewWriter(),
 		returned: make(chan struct{}, 1), told: make(chan string, 1024),
 		leases: map[string]*lease{}, taking: map[string]bool{}, waiters: map[string]map[chan bool]bool{}, listeners: map[int]func(string){},
 	}
 	s.db.SetMaxIdleConns(-1)
 	if err := s.migrate(ctx); err != nil {
-		s.db.Close()
+		s.release()
 		return nil, fmt.Errorf("open store in PostgreSQL: %w", err)
 	}
 	e := &engine{s: s}
 	if err := e.connect(); err != nil {
-		s.db.Close()
+		s.release()
 		return nil, fmt.Errorf("open store in PostgreSQL: %w", err)
 	}
 	s.readers = make(chan *conn, runtime.GOMAXPROCS(0)+2)
@@ -98,7 +107,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	for _, run := range []func(){s.giveBack, s.live, s.hear, s.speak} {
 		s.background.Go(run)
 	}
-	if o.Alone {
+	if lock != nil {
 		if err := s.waitAlone(ctx); err != nil {
 			s.Close()
 			return nil, err
@@ -144,7 +153,15 @@ func (s *Store) Close() error {
 				c.close()
 			}
 		}
-		err = s.db.Close()
+		err = s.release()
 	})
+	return err
+}
+
+func (s *Store) release() error {
+	err := s.db.Close()
+	if s.lock != nil {
+		s.lock.Close() // and so unlocks
+	}
 	return err
 }

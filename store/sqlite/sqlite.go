@@ -41,7 +41,7 @@ var _ store.Store = (*Store)(nil)
 // Open opens the store in the file, or makes it with mode 0600. Only one
 // process at a time may have it open.
 func Open(ctx context.Context, path string) (_ *Store, err error) {
-	lock, err := acquire(path)
+	lock, err := sqlstore.Acquire(path+".lock", path)
 	if err != nil {
 		return nil, err
 	}
