@@ -16,7 +16,8 @@ import (
 
 const (
 	connectTime = 5 * time.Second
-	// patience is how long calls wait for a server that is not there.
+	// patience is how long calls wait for a server that is not there any more. Once
+	// it is known to be away they do not wait.
 	patience = 5 * time.Second
 	// resolveTime is how long is tried to find out what became of a commit.
 	resolveTime = 10 * time.Second
@@ -210,11 +211,11 @@ func (e *engine) Again(err error, alone bool) bool {
 	} else if !lost(err) {
 		return !alone
 	}
-	for until := time.Now().Add(patience); ; {
+	for {
 		if e.connect() == nil {
 			return true
 		}
-		if time.Now().After(until) || !e.pause() {
+		if e.s.gaveUp() || !e.pause() {
 			return false
 		}
 	}
