@@ -19,8 +19,9 @@ const (
 	// patience is how long calls wait for a server that is not there any more. Once
 	// it is known to be away they do not wait.
 	patience = 5 * time.Second
-	// resolveTime is how long is tried to find out what became of a commit.
-	resolveTime = 10 * time.Second
+	// resolveTries is how often is tried to find out what became of a commit while
+	// the server can be reached.
+	resolveTries = 4
 	// readAhead is how many warm groups are read for one claim.
 	readAhead = 32
 )
@@ -38,6 +39,7 @@ type engine struct {
 	member string // who we are, in table members
 	batch  int64  // number of the transaction
 	begun  bool   // something of the transaction was sent
+	wrote  bool   // a closure has written something
 }
 
 var _ sqlstore.Engine = (*engine)(nil)
@@ -96,7 +98,7 @@ func (e *engine) Begin() error {
 	}
 	e.memory.Forget()
 	e.batch++
-	e.begun = false
+	e.begun, e.wrote = false, false
 	e.c.text, e.c.sets = e.c.text[:0], nil
 	e.c.say("BEGIN; LOCK TABLE writing IN EXCLUSIVE MODE; UPDATE members SET batch = " + strconv.FormatInt(e.batch, 10) +
 		" WHERE id = '" + e.member + "' AND NOT dead RETURNING id")
@@ -133,7 +135,11 @@ func (e *engine) Admit(ctx context.Context) error { return e.s.admit(ctx) }
 
 func (e *engine) Tx() *sqlstore.Tx { return sqlstore.NewTx(e.c, &e.memory, readAhead) }
 
-func (e *engine) Keep(bool) error { e.c.keep(); return nil }
+func (e *engine) Keep(wrote bool) error {
+	e.wrote = e.wrote || wrote
+	e.c.keep()
+	return nil
+}
 
 func (e *engine) Undo(bool) error { e.c.undo(); return nil }
 
@@ -143,7 +149,7 @@ func (e *engine) Undoable(error) bool { return !e.c.broken }
 func (e *engine) Commit() error {
 	e.c.say("COMMIT")
 	err := e.c.send()
-	if err == nil || certain(err) || errors.Is(err, errDead) {
+	if err == nil || certain(err) || errors.Is(err, errDead) || !e.wrote {
 		return err
 	}
 	return e.resolve(err)
@@ -154,9 +160,10 @@ func (e *engine) Commit() error {
 // crashed, or another has taken its place. Nil: it was.
 func (e *engine) resolve(cause error) error {
 	unknown := fmt.Errorf("%w: it is not known whether a change was kept: %w", store.ErrUnavailable, cause)
-	for until := time.Now().Add(resolveTime); ; {
+	for tries := 0; ; {
 		err := e.connect()
 		if err == nil {
+			tries++
 			// The lock waits for the end of the old session.
 			var batch int64 = -1
 			e.c.say("BEGIN; LOCK TABLE writing IN EXCLUSIVE MODE; SELECT batch FROM members WHERE id = '" + e.member + "'")
@@ -169,7 +176,7 @@ func (e *engine) resolve(cause error) error {
 				return cause
 			}
 		}
-		if time.Now().After(until) || !e.pause() {
+		if tries == resolveTries || e.s.gaveUp() || !e.pause() {
 			return unknown
 		}
 	}
