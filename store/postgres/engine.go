@@ -40,9 +40,13 @@ type engine struct {
 	batch  int64  // number of the transaction
 	begun  bool   // something of the transaction was sent
 	wrote  bool   // a closure has written something
+	likely string // definition of which groups were claimed in the last transaction
 }
 
-var _ sqlstore.Engine = (*engine)(nil)
+var (
+	_ sqlstore.Engine     = (*engine)(nil)
+	_ sqlstore.Prefetcher = (*engine)(nil)
+)
 
 // join makes us one of those who write. Whoever had our name is gone.
 func (e *engine) join() error {
@@ -131,6 +135,37 @@ func (e *engine) Begin() error {
 	return nil
 }
 
+// Prefetch gets what closures want, and warm groups if the last transaction
+// claimed some, with the beginning of the transaction.
+func (e *engine) Prefetch(all []*sqlstore.Wanted) error {
+	for _, w := range all {
+		if err := e.c.add(w.Query, []any{w.ID}); err != nil {
+			w.Query = "" // its closure gets the error when it asks itself
+			continue
+		}
+		e.c.sets = append(e.c.sets, set{w.Query, func(r *sql.Rows) error {
+			w.Found = true
+			return r.Scan(&w.Body)
+		}})
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	done := func() {}
+	if e.likely != "" {
+		query, args, each, then := e.memory.Warm(e.likely, min(max(len(all), 4), readAhead))
+		if err := e.c.add(query, args); err != nil {
+			return err
+		}
+		e.c.sets, done = append(e.c.sets, set{query, each}), then
+	}
+	if err := e.c.send(); err != nil {
+		return err
+	}
+	done()
+	return nil
+}
+
 func (e *engine) Admit(ctx context.Context) error { return e.s.admit(ctx) }
 
 func (e *engine) Tx() *sqlstore.Tx { return sqlstore.NewTx(e.c, &e.memory, readAhead) }
@@ -148,6 +183,7 @@ func (e *engine) Undoable(error) bool { return !e.c.broken }
 // Commit commits. When the answer gets lost, it finds out what happened.
 func (e *engine) Commit() error {
 	e.c.say("COMMIT")
+	e.likely = e.memory.LikelyClaim()
 	err := e.c.send()
 	if err == nil || certain(err) || errors.Is(err, errDead) || !e.wrote {
 		return err
