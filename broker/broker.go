@@ -31,6 +31,9 @@ type Options struct {
 	Logger  *slog.Logger // default slog.Default()
 	Limits  Limits       // of service instances; default none
 	Links   Links        // of dashboards; default none
+	// Available says why no group can be worked on just now; nil when it can. It must
+	// not block. Default: always.
+	Available func() error
 
 	// OperationMemory is how long finished operations can be polled; default 72 h.
 	OperationMemory time.Duration

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/store"
 )
 
@@ -72,7 +73,7 @@ func failure(err error, message string) error {
 		return refuse(Concurrency, "The service instance is being deleted.")
 	case errors.Is(err, errStopping):
 		return &Error{Code: Unavailable, Message: "The broker is being stopped; try again.", Err: err}
-	case errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, provisioner.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return &Error{Code: Unavailable, Message: message, Err: err}
 	}
 	return &Error{Code: Internal, Message: message, Err: err}

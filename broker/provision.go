@@ -46,7 +46,7 @@ func (b *Broker) Provision(ctx context.Context, r ProvisionRequest) (ProvisionRe
 		return ProvisionResult{}, failure(err, "The service instance could not be created.")
 	}
 	c := claim{
-		ceiling: ceiling, within: b.withinLimits, link: b.link,
+		ceiling: ceiling, within: b.mayBegin, link: b.link,
 		inst: store.Instance{
 			ID: r.InstanceID, ServiceID: r.ServiceID, PlanID: r.PlanID, Fingerprint: fingerprint,
 			OrgGUID: r.OrganizationGUID, SpaceGUID: r.SpaceGUID, Context: r.Context, Sealed: sealed,
@@ -145,6 +145,16 @@ func (b *Broker) claimGroup(ctx context.Context, r ProvisionRequest, c claim) (P
 	}
 	b.queue.add(job{settleInstance, r.InstanceID})
 	return ProvisionResult{Created: true, DashboardURL: c.made.DashboardURL}, nil
+}
+
+// mayBegin says why there cannot be a new instance now.
+func (b *Broker) mayBegin(tx store.Tx, inst store.Instance) error {
+	if b.o.Available != nil {
+		if err := b.o.Available(); err != nil {
+			return &Error{Code: Unavailable, Message: "Service instances cannot be created just now; try again.", Err: err}
+		}
+	}
+	return b.withinLimits(tx, inst)
 }
 
 // claimAndRun provisions with a hook, under the instance's lock. A failure

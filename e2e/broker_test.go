@@ -164,6 +164,8 @@ type answer struct {
 	status int
 	body   map[string]any
 	raw    string
+	// retryAfter is the header of that name.
+	retryAfter string
 }
 
 // call sends a request with the usual headers. A broker that is gone gives
@@ -196,7 +198,7 @@ func (h *host) call(method, path string, body any) answer {
 	if err != nil {
 		return answer{raw: err.Error()}
 	}
-	a := answer{status: res.StatusCode, raw: string(b)}
+	a := answer{status: res.StatusCode, raw: string(b), retryAfter: res.Header.Get("Retry-After")}
 	if err := json.Unmarshal(b, &a.body); err != nil {
 		h.t.Errorf("%s %s answered %d with what is no JSON object: %s", method, path, res.StatusCode, b)
 	}

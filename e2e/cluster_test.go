@@ -264,4 +264,3 @@ func (r *relay) cut() {
 		c.Close()
 	}
 }
-

@@ -16,10 +16,12 @@ import (
 // home is where groups live: a back end, with what the commands ask of it besides.
 type home struct {
 	provisioner.Backend
-	run   func(ctx context.Context) error                                 // works until ctx ends; nil when there is nothing to do
-	check func(ctx context.Context) error                                 // says why it cannot work now
-	purge func() error                                                    // removes what nobody knows of any more
-	image func(ctx context.Context, all []catalog.Recipe) (string, error) // what definitions name as their image
+	run   func(ctx context.Context) error // works until ctx ends; nil when there is nothing to do
+	check func(ctx context.Context) error // says why it cannot work now
+	// available says without waiting why groups cannot be worked on just now; nil: they always can.
+	available func() error
+	purge     func() error                                                    // removes what nobody knows of any more
+	image     func(ctx context.Context, all []catalog.Recipe) (string, error) // what definitions name as their image
 }
 
 // openHome opens the back end of the configuration.
@@ -29,7 +31,7 @@ func openHome(c Config, log *slog.Logger, progress io.Writer) (*home, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &home{Backend: b, run: b.Run, check: b.Check, purge: func() error { return nil },
+		return &home{Backend: b, run: b.Run, check: b.Check, available: b.Available, purge: func() error { return nil },
 			image: func(context.Context, []catalog.Recipe) (string, error) {
 				return c.Kubernetes.Image, nil
 			}}, nil

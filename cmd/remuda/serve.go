@@ -62,7 +62,7 @@ func serve(ctx context.Context, c Config, recipes []catalog.Recipe, stdout, stde
 		return err
 	}
 	b, err := broker.New(broker.Options{
-		Store: p.store, Cluster: p.cluster, Groups: timedGroups{pool, metrics}, Catalog: p.recipes, Sealer: p.sealer, Logger: log,
+		Store: p.store, Cluster: p.cluster, Groups: timedGroups{pool, metrics}, Catalog: p.recipes, Sealer: p.sealer, Logger: log, Available: p.home.available,
 		Limits: c.Limits.forBroker(), AuditKeep: time.Duration(c.Audit.Keep), Links: brokerLinks(links),
 		OperationMemory: time.Duration(c.OperationMemory), ProvisionTimeout: time.Duration(c.ProvisionTimeout),
 	})

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -47,6 +48,7 @@ type Backend struct {
 	client client.Client
 	cache  cache.Cache
 	agents *Agents
+	server *reachable
 
 	identityMu sync.Mutex
 	identity   agent.Identity
@@ -89,7 +91,9 @@ func New(o Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{o: o, watchers: map[string]map[chan struct{}]struct{}{}}
+	b := &Backend{o: o, watchers: map[string]map[chan struct{}]struct{}{}, server: &reachable{away: make(chan struct{}, 1)}}
+	o.Config = rest.CopyConfig(o.Config)
+	o.Config.Wrap(func(next http.RoundTripper) http.RoundTripper { b.server.next = next; return b.server })
 	b.agents = NewAgents(b.orders)
 	mapper := mapper()
 	if b.client, err = client.New(o.Config, client.Options{Scheme: scheme, Mapper: mapper}); err != nil {
@@ -134,6 +138,7 @@ func (b *Backend) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	go b.probe(ctx)
 	return b.cache.Start(ctx)
 }
 

@@ -21,13 +21,25 @@ const (
 	wipeBound  = 60 * time.Second
 )
 
+// serverError is of the API server, and says nothing about the group.
+type serverError struct{ error }
+
+func (e serverError) Unwrap() error { return e.error }
+
+func ofServer(err error) error {
+	if err == nil {
+		return nil
+	}
+	return serverError{err}
+}
+
 func isUnclean(err error) bool { return errors.Is(err, provisioner.ErrUnclean) }
 
 // begin wipes all members and starts the generation of the spec in them. After the first time
 // they must come to look as they did then.
 func (w *work) begin(ctx context.Context) error {
 	var service errgroup.Group
-	service.Go(func() error { return w.ensureService(ctx) })
+	service.Go(func() error { return ofServer(w.ensureService(ctx)) })
 	err := w.each(func(m *member) error {
 		state, err := w.awaitAgent(ctx, m)
 		if err != nil {
@@ -46,11 +58,11 @@ func (w *work) begin(ctx context.Context) error {
 	}
 	if w.memory.record.Begun && w.memory.record.Applied != w.def.Fingerprint() {
 		if err := w.resize(ctx); err != nil {
-			return err
+			return ofServer(err)
 		}
 		w.apply()
 		if err := w.remember(ctx); err != nil {
-			return err
+			return ofServer(err)
 		}
 	}
 	if !w.memory.record.Begun {
@@ -178,7 +190,7 @@ func (w *work) takeBaselines(ctx context.Context) error {
 	}
 	w.memory.record.Begun = true
 	w.apply()
-	return w.remember(ctx)
+	return ofServer(w.remember(ctx))
 }
 
 // startMember starts the generation's servers in a member that is idle. Doors are bound

@@ -3,6 +3,7 @@ package controller
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -157,7 +158,7 @@ func (w *work) keepWarm(ctx context.Context) (time.Duration, error) {
 		return lookAgain, w.dropOldServices(ctx)
 	}
 	if err := w.begin(ctx); err != nil {
-		if ctx.Err() != nil || apierrors.IsConflict(err) {
+		if _, is := errors.AsType[serverError](err); is || ctx.Err() != nil {
 			return 0, err
 		}
 		unclean := isUnclean(err)
