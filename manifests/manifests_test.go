@@ -173,7 +173,8 @@ func text(v any) string {
 	return string(b)
 }
 
-var hashed = regexp.MustCompile(`^remuda-[a-z0-9]{10}$`)
+// hashed is a name with kustomize's hash, which is written with these signs.
+var hashed = regexp.MustCompile(`^remuda-[bcdfghkmt2456789]{10}$`)
 
 // plain gives objects by their names, without what may differ: kustomize's hash in the name of the
 // ConfigMap, Helm's labels and annotations, and the form of the settings.
