@@ -13,7 +13,8 @@ import (
 
 // newAgent is the command that containers start as PID 1.
 func newAgent() *cobra.Command {
-	var egress bool
+	var egress, layout bool
+	var listen string
 	cmd := &cobra.Command{
 		Use:    "agent",
 		Short:  "Run as the agent of a member (started inside containers, not by people)",
@@ -23,9 +24,21 @@ func newAgent() *cobra.Command {
 			debug.SetGCPercent(50)
 			runtime.GOMAXPROCS(2)
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			return agent.Serve(cmd.Context(), agent.Options{Dir: "/remuda/run", Logger: log, Egress: egress})
+			opts := agent.Options{Dir: "/remuda/run", Logger: log, Egress: egress, Listen: listen}
+			if layout || listen != "" {
+				var err error
+				if opts, err = agent.FromEnvironment(opts); err != nil {
+					return err
+				}
+			}
+			if layout {
+				return agent.Layout(opts.Places)
+			}
+			return agent.Serve(cmd.Context(), opts)
 		},
 	}
 	cmd.Flags().BoolVar(&egress, "egress", false, "be a group's way out, in the host's network")
+	cmd.Flags().BoolVar(&layout, "layout", false, "make the places of a pod in its volumes, and end")
+	cmd.Flags().StringVar(&listen, "listen", "", "serve in a pod at this address, with the identity and places of the environment")
 	return cmd
 }

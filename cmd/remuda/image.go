@@ -80,6 +80,14 @@ func (b imageBuild) run(cmd *cobra.Command) error {
 	if b.platform != oci.Platform() {
 		return usageError{fmt.Errorf("images for %s are made on such a host; this one is %s", b.platform, oci.Platform())}
 	}
+	for _, name := range []string{b.name, b.push} {
+		if name == "" {
+			continue
+		}
+		if err := oci.CheckName(name); err != nil {
+			return usageError{err}
+		}
+	}
 	say := cmd.ErrOrStderr()
 	img, err := b.image(cmd, say)
 	if err != nil {
@@ -88,7 +96,7 @@ func (b imageBuild) run(cmd *cobra.Command) error {
 	name := img.Name()
 	if b.name != "" {
 		if name, err = img.Named(b.name); err != nil {
-			return usageError{err}
+			return err
 		}
 	}
 	digest, err := img.Digest()
@@ -121,6 +129,9 @@ func (b imageBuild) image(cmd *cobra.Command, say io.Writer) (*oci.Image, error)
 	}
 	c, recipes, err := imageSettings(cmd)
 	if err != nil {
+		return nil, err
+	}
+	if err := oci.CheckBinary(binary); err != nil { // before the long step
 		return nil, err
 	}
 	root, err := image.Ensure(cmd.Context(), imageOptions(c, recipes, say))

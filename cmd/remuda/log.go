@@ -62,11 +62,11 @@ func asText(a slog.Attr) slog.Attr {
 	case slog.KindDuration:
 		return slog.String(a.Key, v.Duration().String())
 	case slog.KindGroup:
-		var parts []slog.Attr
-		for _, part := range v.Group() {
-			parts = append(parts, asText(part))
+		var members []slog.Attr
+		for _, m := range v.Group() {
+			members = append(members, asText(m))
 		}
-		a.Value = slog.GroupValue(parts...)
+		a.Value = slog.GroupValue(members...)
 	case slog.KindAny:
 		if err, ok := v.Any().(error); ok {
 			return slog.String(a.Key, err.Error())

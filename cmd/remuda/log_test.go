@@ -7,46 +7,38 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/remuda/remuda/provisioner/kubernetes"
 )
 
-// reference is logged as a group, like the objects of Kubernetes.
-type reference struct{}
+type reference struct{ namespace, name string }
 
-func (reference) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("name", "g1"), slog.Any("cause", errors.New("gone")))
+func (r reference) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("namespace", r.namespace), slog.String("name", r.name))
 }
 
-func TestLogger(t *testing.T) {
+// Values of every kind that libraries log are written.
+func TestLogValues(t *testing.T) {
 	var out bytes.Buffer
-	log := newLogger("info", &out)
-	log.With("group", reference{}).Info("closed", "also", reference{}, "took", 2*time.Second, "error", errors.New("broken"))
-	for _, want := range []string{`"group":{"cause":"gone","name":"g1"}`, `"also":{"cause":"gone","name":"g1"}`, `"took":"2s"`, `"error":"broken"`} {
+	log := newLogger("info", &out).With("with", reference{"a", "b"})
+	log.Info("all kinds", "group", reference{"c", "d"}, "error", errors.New("an error"), "took", 3*time.Second,
+		slog.Group("nested", "inner", reference{"e", "f"}, "why", errors.New("inner error")))
+	for _, want := range []string{`"an error"`, `"3s"`, `"d"`, `"f"`, `"inner error"`, `"b"`} {
 		if !strings.Contains(out.String(), want) {
-			t.Errorf("%s is not in %s", want, out.String())
+			t.Errorf("the line has no %s: %s", want, out.String())
 		}
 	}
 }
 
-// Levels below debug are where client libraries show bodies, with secrets.
-func TestLevels(t *testing.T) {
-	for level, want := range map[string]string{"debug": "debug info warn error", "info": "info warn error", "warn": "warn error", "error": "error"} {
-		var out bytes.Buffer
-		log := newLogger(level, &out)
-		for _, l := range []slog.Level{-8, -5} {
-			log.Log(t.Context(), l, "secret")
-		}
-		log.Debug("debug")
-		log.Info("info")
-		log.Warn("warn")
-		log.Error("error")
-		var said []string
-		for line := range strings.Lines(out.String()) {
-			_, rest, _ := strings.Cut(line, `"message":"remuda.`)
-			word, _, _ := strings.Cut(rest, `"`)
-			said = append(said, word)
-		}
-		if got := strings.Join(said, " "); got != want {
-			t.Errorf("at %s: %q, want %q", level, got, want)
-		}
+// The libraries' more talkative levels, which show bodies of requests, are never written.
+func TestLibrariesAreNotTalkative(t *testing.T) {
+	var out bytes.Buffer
+	l := kubernetes.UseLogger(newLogger("debug", &out))
+	l.V(1).Info("talkative")
+	l.V(4).WithName("x").WithValues("a", "b").Info("talkative")
+	l.V(8).Info("talkative")
+	l.WithName("x").Info("plain")
+	if s := out.String(); strings.Contains(s, "talkative") || !strings.Contains(s, "plain") {
+		t.Errorf("written: %s", s)
 	}
 }

@@ -107,6 +107,7 @@ cgroupDriver: cgroupfs
 cgroupRoot: "/%[2]s"
 failCgroupV1: false
 failSwapOn: false
+podPidsLimit: 512
 makeIPTablesUtilChains: false
 oomScoreAdj: 0
 podLogsDir: "%[1]s/pod-logs"

@@ -2,15 +2,18 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -85,6 +88,8 @@ type Agent struct {
 	wiping     int  // wipes that wait or work: no Start begins
 	unclean    bool // the last wipe failed: no Start before one that succeeds
 
+	identity atomic.Pointer[tls.Config] // of an agent that listens in the network
+
 	ownSockets map[uint64]bool // inodes of the agent's listeners, not part of a baseline
 }
 
@@ -117,8 +122,8 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 // Serve is the agent as it runs in a member: it serves agent.sock and door.sock
-// in opts.Dir until ctx ends or SIGTERM arrives, then stops the processes and
-// returns nil.
+// in opts.Dir, or in a pod at opts.Listen, until ctx ends or SIGTERM arrives, then stops the
+// processes and returns nil.
 func Serve(ctx context.Context, opts Options) error {
 	a := New(opts)
 	if err := harden(); err != nil {
@@ -130,30 +135,26 @@ func Serve(ctx context.Context, opts Options) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
-	api, err := listenUnix(opts.Dir, "agent.sock", unix.SOCK_STREAM)
+	api, doors, err := a.listen()
 	if err != nil {
 		return err
 	}
 	defer api.Close()
-	door, err := listenUnix(opts.Dir, "door.sock", unix.SOCK_SEQPACKET)
-	if err != nil {
-		return err
-	}
-	defer door.Close()
-	a.ownSockets[api.inode], a.ownSockets[door.inode] = true, true
-
 	server := &http.Server{
 		Handler:           a.Handler(),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
-		IdleTimeout:       30 * time.Second,
+		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
 	}
 	var wg sync.WaitGroup
 	failed := make(chan error, 2)
-	wg.Go(func() { failed <- server.Serve(&outsideListener{Listener: api, agent: a}) })
-	wg.Go(func() { failed <- a.serveDoorSocket(door.UnixListener) })
+	wg.Go(func() { failed <- server.Serve(api) })
+	if doors != nil {
+		defer doors.Close()
+		wg.Go(func() { failed <- a.serveDoorSocket(doors.UnixListener) })
+	}
 
 	running, cancel := context.WithCancel(ctx)
 	wg.Go(func() { _ = a.Run(running) })
@@ -165,9 +166,31 @@ func Serve(ctx context.Context, opts Options) error {
 	}
 	cancel()
 	_ = server.Close()
-	_ = door.UnixListener.Close()
+	if doors != nil {
+		_ = doors.UnixListener.Close()
+	}
 	wg.Wait()
 	return err
+}
+
+// listen makes the agent's listeners: that of orders, and that of doors, which an agent
+// in a pod binds itself.
+func (a *Agent) listen() (net.Listener, *ownListener, error) {
+	if a.opts.Listen != "" {
+		l, err := a.listenTCP()
+		return l, nil, err
+	}
+	api, err := listenUnix(a.opts.Dir, "agent.sock", unix.SOCK_STREAM)
+	if err != nil {
+		return nil, nil, err
+	}
+	door, err := listenUnix(a.opts.Dir, "door.sock", unix.SOCK_SEQPACKET)
+	if err != nil {
+		_ = api.Close()
+		return nil, nil, err
+	}
+	a.ownSockets[api.inode], a.ownSockets[door.inode] = true, true
+	return &outsideListener{Listener: api, agent: a}, door, nil
 }
 
 // harden makes the agent's memory unreadable for the processes of the member
@@ -178,6 +201,11 @@ func harden() error {
 	}
 	if !isInit() {
 		return nil
+	}
+	// What the agent starts inherits that there are no core files: they would carry a
+	// tenant's memory away. A runtime may have seen to it, a kubelet has not.
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("do without core files: %w", err)
 	}
 	signal.Ignore(syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2,
 		syscall.SIGALRM, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU)
@@ -237,9 +265,13 @@ func (a *Agent) shutdown() {
 
 // State of the agent now.
 func (a *Agent) State() State {
+	var usage *Usage
+	if a.places != nil {
+		usage = a.places.usage()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := State{Version: Version, Generation: a.number, Phase: a.phase, Reason: a.reason, Doors: a.doors.state()}
+	s := State{Version: Version, Generation: a.number, Phase: a.phase, Reason: a.reason, Doors: a.doors.state(), Usage: usage}
 	a.doors.mu.Lock()
 	s.Egress = a.doors.rules
 	a.doors.mu.Unlock()

@@ -148,6 +148,15 @@ type State struct {
 	Processes  []ProcessState `json:"processes,omitempty"`
 	Doors      []DoorState    `json:"doors,omitempty"`
 	Egress     *Egress        `json:"egress,omitempty"` // as it was told
+	Usage      *Usage         `json:"usage,omitempty"`  // of an agent with Places
+}
+
+// Usage is what a member uses, -1 each for what is not known.
+type Usage struct {
+	Memory    int64 `json:"memory"`     // bytes that the kernel cannot simply drop
+	CPU       int64 `json:"cpu"`        // ns of processor time since its container began
+	DiskUsed  int64 `json:"disk_used"`  // bytes; not known where the disk volume
+	DiskTotal int64 `json:"disk_total"` // is a folder of the node's disk
 }
 
 // ProcessState is how a kept process is doing.

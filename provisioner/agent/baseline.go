@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -28,7 +29,12 @@ func (a *Agent) Baseline() (Baseline, error) {
 		return b, fmt.Errorf("baseline: %w", err)
 	}
 	b.Mounts = parseMounts(mounts)
-	for _, list := range []*[]string{&b.Processes, &b.Listeners, &b.IPC, &b.Mounts} {
+	if a.places != nil {
+		if b.Files, err = a.places.files(); err != nil {
+			return b, fmt.Errorf("baseline: %w", err)
+		}
+	}
+	for _, list := range []*[]string{&b.Processes, &b.Listeners, &b.IPC, &b.Mounts, &b.Files} {
 		slices.Sort(*list)
 		*list = slices.Compact(*list)
 	}
@@ -59,7 +65,9 @@ func (a *Agent) listeners() ([]string, error) {
 	if a.opts.Egress {
 		return []string{}, nil // the network is the host's
 	}
-	out, err := inetListeners()
+	own := a.doors.inodes()
+	maps.Copy(own, a.ownSockets)
+	out, err := inetListeners(own)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +75,7 @@ func (a *Agent) listeners() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(out, parseUnix(data, a.ownSockets)...), nil
+	return append(out, parseUnix(data, own)...), nil
 }
 
 // parseUnix reads /proc/net/unix: listening sockets, and whoever holds an

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -35,7 +36,8 @@ type doors struct {
 	limit  int  // connections per door
 	egress bool // they lead out, not in
 
-	changing sync.Mutex // held over open, close and replace
+	changing sync.Mutex // held over open, close and replace; guards orders
+	orders   orders
 
 	mu     sync.Mutex
 	list   []*door
@@ -94,16 +96,23 @@ func (d *doors) replace(list []Door, sockets []*os.File) error {
 		}
 		return err
 	}
+	d.take(list, sockets)
+	return nil
+}
+
+// take puts new doors in the place of all old ones, which are closed.
+func (d *doors) take(list []Door, sockets []*os.File) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, old := range d.list {
-		_ = old.socket.Close()
+		if !slices.Contains(sockets, old.socket) {
+			_ = old.socket.Close()
+		}
 	}
 	d.list = nil
 	for i, spec := range list {
 		d.list = append(d.list, &door{Door: spec, doors: d, socket: sockets[i]})
 	}
-	return nil
 }
 
 // keepRelays begins or ends the relays. The doors are closed.
@@ -143,15 +152,17 @@ func (d *doors) check(list []Door, sockets []*os.File) error {
 	return nil
 }
 
-// open makes every door listen. Doors that are open stay as they are. poll is
-// OpenRequest's.
-func (d *doors) open(poll bool) error {
+// open makes every door listen. Doors that are open stay as they are.
+func (d *doors) open(r OpenRequest) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
+	if err := d.orders.toOpen(r.Order); err != nil {
+		return err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.relays != nil {
-		d.relays.waiter.mayPoll.Store(poll)
+		d.relays.waiter.mayPoll.Store(r.Poll)
 	}
 	if d.egress && d.rules == nil {
 		return conflict("open doors: the egress was not told where it does not lead")
@@ -178,6 +189,16 @@ func (d *doors) open(poll bool) error {
 func (d *doors) close() (int, error) {
 	d.changing.Lock()
 	defer d.changing.Unlock()
+	return d.closeAll()
+}
+
+// closeInOrder closes unless a newer order was to open.
+func (d *doors) closeInOrder(order int64) (int, error) {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	if err := d.orders.toClose(order); err != nil {
+		return 0, err
+	}
 	return d.closeAll()
 }
 

@@ -21,7 +21,7 @@ func (a *Agent) OpenDoors(r OpenRequest) error {
 	if a.phase != Running {
 		return conflict("open doors: the agent is not running but %s", a.phase)
 	}
-	return a.doors.open(r.Poll)
+	return a.doors.open(r)
 }
 
 // SetEgress says where an egress does not lead. It opens nothing.
@@ -36,8 +36,8 @@ func (a *Agent) SetEgress(e Egress) error {
 }
 
 // CloseDoors ends every connection and refuses new ones.
-func (a *Agent) CloseDoors(_ CloseRequest) (CloseResult, error) {
-	n, err := a.doors.close()
+func (a *Agent) CloseDoors(r CloseRequest) (CloseResult, error) {
+	n, err := a.doors.closeInOrder(r.Order)
 	return CloseResult{Connections: n}, err
 }
 

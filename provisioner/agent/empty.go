@@ -20,6 +20,7 @@ type keep map[string]keep
 type emptier struct {
 	actor   *actor
 	removed int
+	spares  *spares // of the owner of what is emptied; nil for none
 	buf     [32 << 10]byte
 	stack   []*level
 }
@@ -123,6 +124,10 @@ func (e *emptier) clear(l *level, dirents []byte) error {
 		}
 		l.changed = true
 		err := unix.EISDIR
+		if kind == unix.DT_REG && e.spares.add(l.fd, name, l.uid) {
+			e.removed++
+			continue
+		}
 		if kind != unix.DT_DIR {
 			err = errno(unix.Unlinkat(l.fd, name, 0))
 		}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -16,6 +17,8 @@ type extractor struct {
 	volume volume
 	place  *place
 	stack  []*folder // the place's own is the first
+	spares map[uint32]*spares
+	filled map[uint32]int // files, by user
 }
 
 // folder is a directory that is being filled, with mode 0700 or, when things of others
@@ -26,7 +29,36 @@ type folder struct {
 	open bool // to all
 }
 
-func (x *extractor) close() {
+// close leaves no spares behind.
+func (x *extractor) close() error {
+	var errs []error
+	for _, s := range x.spares {
+		if s != nil && len(s.list) > 0 {
+			errs = append(errs, s.empty(&emptier{actor: x.actor}))
+		}
+		s.close()
+	}
+	x.leaveAll()
+	return errors.Join(errs...)
+}
+
+// spare finds the spares of a user.
+func (x *extractor) spare(uid uint32) (*spares, error) {
+	if s, ok := x.spares[uid]; ok {
+		return s, nil
+	}
+	s, err := openSpares(x.actor, x.volume, uid)
+	if err == nil && s != nil {
+		err = s.read(x.actor)
+	}
+	if x.spares == nil {
+		x.spares = map[uint32]*spares{}
+	}
+	x.spares[uid] = s
+	return s, err
+}
+
+func (x *extractor) leaveAll() {
 	for _, f := range x.stack {
 		closeFD(f.fd)
 	}
@@ -97,7 +129,7 @@ func (x *extractor) leavePlace() error {
 		return nil
 	}
 	err := x.place.restore(x.actor, x.volume, x.stack[0].fd)
-	x.close()
+	x.leaveAll()
 	x.place = nil
 	return err
 }
@@ -181,7 +213,18 @@ func (x *extractor) admit(f *folder, uid uint32) error {
 }
 
 func (x *extractor) file(f *folder, e entry) error {
-	fd, err := openAt(f.fd, e.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	s, err := x.spare(e.uid)
+	if err == nil {
+		err = x.actor.become(e.uid, e.gid)
+	}
+	if err != nil {
+		return err
+	}
+	x.filled[e.uid]++
+	fd, ok := s.take(f.fd, e)
+	if !ok {
+		fd, err = openAt(f.fd, e.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	}
 	if err != nil {
 		return err
 	}

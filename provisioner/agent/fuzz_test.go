@@ -42,7 +42,7 @@ func FuzzProc(f *testing.F) {
 		parseUnix(data, nil)
 		parseDiag(data)
 		for _, name := range []string{"tcp", "udp6"} {
-			parseInet(data, name)
+			parseInet(data, name, nil)
 		}
 		for _, kind := range []string{"shm", "sem", "msg"} {
 			parseSysv(data, kind)

@@ -14,9 +14,9 @@ import (
 )
 
 // inetListeners lists the sockets of the network namespace that wait for
-// anybody: "tcp 127.0.0.1:3306".
-func inetListeners() ([]string, error) {
-	out, err := diagListeners()
+// anybody: "tcp 127.0.0.1:3306". Those of the inodes in own are left out.
+func inetListeners(own map[uint64]bool) ([]string, error) {
+	out, err := diagListeners(own)
 	names := []string{"udp", "udp6"}
 	if err != nil { // a kernel without that interface
 		out, names = nil, append(names, "tcp", "tcp6")
@@ -29,7 +29,7 @@ func inetListeners() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, parseInet(data, name)...)
+		out = append(out, parseInet(data, name, own)...)
 	}
 	return out, nil
 }
@@ -37,7 +37,7 @@ func inetListeners() ([]string, error) {
 // diagListeners asks the kernel for listening TCP sockets alone, see
 // sock_diag(7). To read /proc/net/tcp takes milliseconds: the kernel walks
 // through all connections that the host could have.
-func diagListeners() ([]string, error) {
+func diagListeners(own map[uint64]bool) ([]string, error) {
 	var out []string
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
@@ -47,7 +47,7 @@ func diagListeners() ([]string, error) {
 			return nil, err
 		}
 		for _, a := range answers {
-			if addr, ok := parseDiag(a); ok {
+			if addr, inode, ok := parseDiag(a); ok && !own[inode] {
 				out = append(out, "tcp "+addr.String())
 			}
 		}
@@ -63,21 +63,21 @@ func diagRequest(family byte) []byte {
 	return b
 }
 
-// parseDiag reads where the socket of a struct inet_diag_msg listens.
-func parseDiag(b []byte) (netip.AddrPort, bool) {
-	if len(b) < 24 {
-		return netip.AddrPort{}, false
+// parseDiag reads where the socket of a struct inet_diag_msg listens, and its inode.
+func parseDiag(b []byte) (netip.AddrPort, uint64, bool) {
+	if len(b) < 72 {
+		return netip.AddrPort{}, 0, false
 	}
 	raw := b[8:12]
 	if b[0] == unix.AF_INET6 {
 		raw = b[8:24]
 	}
 	addr, ok := netip.AddrFromSlice(raw)
-	return netip.AddrPortFrom(addr.Unmap(), binary.BigEndian.Uint16(b[4:])), ok
+	return netip.AddrPortFrom(addr.Unmap(), binary.BigEndian.Uint16(b[4:])), uint64(binary.NativeEndian.Uint32(b[68:])), ok
 }
 
 // parseInet reads /proc/net/{tcp,tcp6,udp,udp6}: sockets that wait for anybody.
-func parseInet(data []byte, name string) []string {
+func parseInet(data []byte, name string, own map[uint64]bool) []string {
 	// include/net/tcp_states.h: a listening TCP socket, an unconnected UDP one.
 	waiting := "0A"
 	if strings.HasPrefix(name, "udp") {
@@ -88,6 +88,11 @@ func parseInet(data []byte, name string) []string {
 		f := strings.Fields(line)
 		if len(f) < 4 || f[3] != waiting {
 			continue
+		}
+		if len(f) > 9 {
+			if inode, err := strconv.ParseUint(f[9], 10, 64); err == nil && own[inode] {
+				continue
+			}
 		}
 		if addr, ok := parseAddress(f[1]); ok {
 			out = append(out, fmt.Sprintf("%s %s", strings.TrimSuffix(name, "6"), addr))

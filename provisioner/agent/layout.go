@@ -12,6 +12,9 @@ import (
 // by the init container of a pod, with the same rights as the agent. What is in a
 // folder that is there already stays.
 func Layout(list []Place) error {
+	if len(list) == 0 {
+		return errors.New("lay out places: none were given in " + EnvPlaces)
+	}
 	p, err := newPlaces(list)
 	if err != nil {
 		return err
@@ -34,6 +37,7 @@ func (p *places) layout(act *actor) error {
 				err = errors.Join(err, fmt.Errorf("%s/%s: %w", v.path, pl.Folder, e))
 			}
 		}
+		err = errors.Join(err, p.makeSpares(act, v))
 		return errors.Join(err, act.root(), unix.Fchmod(v.fd, 0o700))
 	})
 }

@@ -304,6 +304,13 @@ func TestMemberWithoutQueueMount(t *testing.T) {
 // A socket belongs to the namespace of the thread that made it.
 func dialIn(t testing.TB, pid, port int) net.Conn {
 	t.Helper()
+	c, err := tryDialIn(pid, port)
+	must(t, err)
+	must(t, c.(*net.TCPConn).SetNoDelay(true))
+	return c
+}
+
+func tryDialIn(pid, port int) (net.Conn, error) {
 	type result struct {
 		c   net.Conn
 		err error
@@ -334,9 +341,7 @@ func dialIn(t testing.TB, pid, port int) net.Conn {
 		done <- result{c, err}
 	}()
 	r := <-done
-	must(t, r.err)
-	must(t, r.c.(*net.TCPConn).SetNoDelay(true))
-	return r.c
+	return r.c, r.err
 }
 
 // Where memory runs out, all that the agent has started is ended before it.

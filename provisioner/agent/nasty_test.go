@@ -15,8 +15,8 @@ import (
 
 func init() {
 	helpers["nasty"] = func(dirs []string) error {
-		for _, dir := range dirs {
-			if err := nasty(dir + "/" + strconv.Itoa(os.Getuid())); err != nil {
+		for i, dir := range dirs {
+			if err := nasty(dir+"/"+strconv.Itoa(os.Getuid()), i == 0); err != nil {
 				return fmt.Errorf("%s: %w", dir, err)
 			}
 		}
@@ -38,14 +38,18 @@ var accessList = []byte{2, 0, 0, 0,
 	16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 5, 0, 255, 255, 255, 255}
 
 // nasty makes what is hard to remove.
-func nasty(dir string) error {
+func nasty(dir string, much bool) error {
+	depth, files := 200, 200
+	if much {
+		depth, files = 12000, 5000
+	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	if err := deepTree(dir, 12000); err != nil {
+	if err := deepTree(dir, depth); err != nil {
 		return fmt.Errorf("deep tree: %w", err)
 	}
-	for i := range 20000 {
+	for i := range files {
 		if err := os.WriteFile(dir+"/"+strconv.Itoa(i), nil, 0o600); err != nil {
 			return err
 		}

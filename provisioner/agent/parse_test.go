@@ -28,9 +28,9 @@ func TestListeners(t *testing.T) {
 		if err != nil && !os.IsNotExist(err) {
 			t.Fatal(err)
 		}
-		want = append(want, parseInet(data, name)...)
+		want = append(want, parseInet(data, name, nil)...)
 	}
-	got, err := diagListeners()
+	got, err := diagListeners(nil)
 	must(t, err)
 	slices.Sort(got)
 	slices.Sort(want)
@@ -44,11 +44,11 @@ func TestParsers(t *testing.T) {
    0: 0100007F:0CEA 00000000:0000 0A 00000000:00000000
    1: 0100007F:0CEB 0100007F:9999 01 00000000:00000000
 `
-	if got := parseInet([]byte(inet), "tcp"); !reflect.DeepEqual(got, []string{"tcp 127.0.0.1:3306"}) {
+	if got := parseInet([]byte(inet), "tcp", nil); !reflect.DeepEqual(got, []string{"tcp 127.0.0.1:3306"}) {
 		t.Errorf("tcp %q", got)
 	}
 	six := "0: 00000000000000000000000001000000:0050 0:0 0A\n1: 0000000000000000FFFF00000100007F:0051 0:0 0A\n"
-	if got := parseInet([]byte(six), "tcp6"); !reflect.DeepEqual(got, []string{"tcp [::1]:80", "tcp 127.0.0.1:81"}) {
+	if got := parseInet([]byte(six), "tcp6", nil); !reflect.DeepEqual(got, []string{"tcp [::1]:80", "tcp 127.0.0.1:81"}) {
 		t.Errorf("tcp6 %q", got)
 	}
 	unixSockets := `Num       RefCount Protocol Flags    Type St Inode Path

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,15 +18,17 @@ const (
 	partName     = "pristine.part"
 )
 
-// places are what an agent keeps in its two volumes. Nothing in here may be called
-// concurrently, nor while anything else in the member runs.
+// places are what an agent keeps in its two volumes. What changes them excludes each other, and
+// but for writeFile nothing else may run in the member meanwhile.
 type places struct {
+	mu       sync.Mutex
 	list     []*place
 	disk     string // the volumes
 	memory   string
 	termFile string // "" for none
 	dev      string // "" when it is not to be looked at
 	devAsNew map[string]string
+	filled   map[uint32]int // files that a filling makes, by user
 }
 
 // takePlaces begins to keep the agent's Places. Memory is empty at the start of an
@@ -100,7 +103,7 @@ func (p Place) validate() error {
 		return fmt.Errorf("place %q: must be a clean absolute path", p.Path)
 	case p.Path == "/remuda" || strings.HasPrefix(p.Path, "/remuda/") || p.Path == "/proc" || strings.HasPrefix(p.Path, "/proc/"):
 		return fmt.Errorf("place %s: is not for places", p.Path)
-	case !goodName(p.Folder) || p.Folder == pristineName || p.Folder == partName || p.Folder == "lost+found":
+	case !goodName(p.Folder) || p.Folder == pristineName || p.Folder == partName || p.Folder == "lost+found" || strings.HasPrefix(p.Folder, sparePrefix):
 		return fmt.Errorf("place %s: its folder cannot be named %q", p.Path, p.Folder)
 	case p.Mode > 0o7777:
 		return fmt.Errorf("place %s: its mode has strange bits", p.Path)

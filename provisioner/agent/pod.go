@@ -19,4 +19,25 @@ func (a *Agent) handlePod(mux *http.ServeMux) {
 		}
 		answer(w, struct{}{}, err)
 	})
+	mux.HandleFunc("POST /v1/identity", func(w http.ResponseWriter, r *http.Request) {
+		i, err := decode[Identity](w, r)
+		if err == nil {
+			err = a.SetIdentity(i)
+		}
+		answer(w, struct{}{}, err)
+	})
+	mux.HandleFunc("POST /v1/doors/bind", func(w http.ResponseWriter, r *http.Request) {
+		d, err := decode[DoorsRequest](w, r)
+		if err == nil {
+			err = a.BindDoors(d)
+		}
+		answer(w, struct{}{}, err)
+	})
+	mux.HandleFunc("POST /v1/hosts", func(w http.ResponseWriter, r *http.Request) {
+		h, err := decode[HostsRequest](w, r)
+		if err == nil {
+			err = a.SetHosts(h)
+		}
+		answer(w, struct{}{}, err)
+	})
 }

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,7 +52,7 @@ func init() {
 type pod struct {
 	Base   string // on the host: helper, a for the agent's sockets
 	Places []Place
-	Disk   string // a folder of the host's; a tmpfs without
+	Disk   bool // the disk volume is a folder of the host's, else a tmpfs
 	Listen string
 	Score  int // oom_score_adj
 }
@@ -162,8 +165,9 @@ func podRoot(root string, p pod) error {
 }
 
 func podVolumes(root string, p pod) error {
-	disk := unix.Mount(p.Disk, root+DiskVolume, "", unix.MS_BIND, "")
-	if p.Disk == "" {
+	disk := errors.Join(os.Mkdir(p.Base+"/disk", 0o777), os.Chmod(p.Base+"/disk", 0o777),
+		unix.Mount(p.Base+"/disk", root+DiskVolume, "", unix.MS_BIND, ""))
+	if !p.Disk {
 		disk = unix.Mount("disk", root+DiskVolume, "tmpfs", 0, "mode=0777")
 	}
 	return errors.Join(disk, unix.Mount("memory", root+MemoryVolume, "tmpfs", 0, "mode=0777"))
@@ -179,7 +183,8 @@ func podMounts(p pod) error {
 			return fmt.Errorf("%s: %w", pl.Path, err)
 		}
 	}
-	return nil
+	// As if the container had been started again.
+	return errors.Join(os.MkdirAll("/dev/shm/of/earlier", 0o700), os.WriteFile("/data/earlier", nil, 0o600))
 }
 
 var podPlaces = []Place{
@@ -271,6 +276,9 @@ func (m member) tree(t testing.TB, volume string) string {
 		if err != nil || path == root+"/"+pristineName {
 			return err
 		}
+		if strings.HasPrefix(path, root+"/"+sparePrefix) {
+			return fs.SkipDir
+		}
 		var st unix.Stat_t
 		if err := unix.Lstat(path, &st); err != nil {
 			return err
@@ -290,7 +298,10 @@ func (m member) tree(t testing.TB, volume string) string {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(&out, " %d %d %x", st.Size, st.Blocks, sha256.Sum256(content))
+			fmt.Fprintf(&out, " %d %x", st.Size, sha256.Sum256(content))
+			if holes := st.Size/512 - st.Blocks; holes > 1<<10 {
+				fmt.Fprintf(&out, " %d MiB of holes", holes>>11)
+			}
 		case unix.S_IFLNK:
 			to, _ := os.Readlink(path)
 			fmt.Fprintf(&out, " → %q", to)
@@ -319,11 +330,19 @@ func (m member) run(t testing.TB, p Program) string {
 }
 
 func TestPodWipe(t *testing.T) {
-	m := servePod(t, pod{})
+	t.Run("memory", func(t *testing.T) { testPodWipe(t, servePod(t, pod{}), 2) })
+	t.Run("disk", func(t *testing.T) { testPodWipe(t, servePod(t, pod{Disk: true}), 1) })
+}
+
+func testPodWipe(t *testing.T, m member, rounds int) {
 	if got := m.tree(t, MemoryVolume); !strings.Contains(got, `"" 40700 0:0`) || !strings.Contains(got, `"/p2" 40750 1:1`) ||
 		!strings.Contains(got, `"/shm" 41777 0:0`) || !strings.Contains(got, `"/hosts" 100644 0:0`) {
 		t.Errorf("laid out: %s", got)
 	}
+	if strings.Contains(m.tree(t, MemoryVolume), "earlier") || !strings.Contains(m.tree(t, DiskVolume), "earlier") {
+		t.Error("memory is not emptied at the start, or the disk is")
+	}
+	must(t, os.WriteFile(m.path(DiskVolume+"/"+partName), []byte("half"), 0o600))
 	_, err := m.Wipe(t.Context(), WipeRequest{})
 	must(t, err)
 	disk, memory := m.tree(t, DiskVolume), m.tree(t, MemoryVolume)
@@ -332,7 +351,7 @@ func TestPodWipe(t *testing.T) {
 	}
 	clean, err := m.Baseline(t.Context())
 	must(t, err)
-	for round := range 2 {
+	for round := range rounds {
 		m.begin(t)
 		m.run(t, Program{Command: []string{m.binary, "helper:nasty", "/data", "/tmp", "/dev/shm"}})
 		m.run(t, Program{User: "daemon", Command: []string{m.binary, "helper:nasty", "/run/deep/server", "/tmp", "/dev/shm"}})
@@ -358,5 +377,18 @@ func TestPodWipe(t *testing.T) {
 	if !strings.Contains(string(status), "Uid:\t0\t0\t0\t0\n") || !strings.Contains(string(status), "CapEff:\t00000000000000e0\n") ||
 		!strings.Contains(string(status), "Gid:\t0\t0\t0\t0\n") {
 		t.Errorf("the agent is changed: %s", status)
+	}
+}
+
+// dialTLS makes the client reach the agent at its loopback.
+func (m member) dialTLS(t testing.TB, config *tls.Config) {
+	t.Cleanup(m.CloseIdle)
+	m.http.Transport.(*http.Transport).DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		raw, err := tryDialIn(m.pid, Port)
+		if err != nil {
+			return nil, err
+		}
+		c := tls.Client(raw, config)
+		return c, c.HandshakeContext(ctx)
 	}
 }

@@ -54,6 +54,8 @@ func (a *Agent) whileIdle(what string, f func(*places) error) error {
 	if phase != Idle || busy {
 		return conflict("the agent is not idle but %s", phase)
 	}
+	a.places.mu.Lock()
+	defer a.places.mu.Unlock()
 	return f(a.places)
 }
 
@@ -95,7 +97,7 @@ func (p *places) pack(act *actor) (kept Pristine, err error) {
 }
 
 func (p *places) packTo(act *actor, v volume, to io.Writer) (Pristine, error) {
-	w := &walker{actor: act, packer: newPacker(to)}
+	w := &walker{actor: act, packer: newPacker(to), files: map[uint32]int{}}
 	err := p.onDisk(v, func(pl *place) error {
 		fd, st, err := p.open(act, v, pl)
 		if err != nil {
@@ -114,6 +116,7 @@ func (p *places) packTo(act *actor, v volume, to io.Writer) (Pristine, error) {
 	if err := w.entry(entry{kind: entryFinish}); err != nil {
 		return Pristine{}, err
 	}
+	p.filled = w.files // as many as a filling will make
 	return w.pristine(), nil
 }
 
@@ -129,7 +132,8 @@ func (p *places) unpack(act *actor, want Pristine) error {
 		if err != nil {
 			return conflict("%v", err)
 		}
-		err = p.unpackFrom(act, v, file, want)
+		filled, err := p.unpackFrom(act, v, file, want)
+		p.filled = filled
 		if err != nil {
 			err = errors.Join(err, p.onDisk(v, func(pl *place) error { return p.wipePlace(&emptier{actor: act}, v, pl) }))
 		}
@@ -157,18 +161,19 @@ func openPristine(v volume, want Pristine) (*os.File, error) {
 	return file, nil
 }
 
-func (p *places) unpackFrom(act *actor, v volume, from io.Reader, want Pristine) error {
+// unpackFrom says how many files it has made, by user.
+func (p *places) unpackFrom(act *actor, v volume, from io.Reader, want Pristine) (filled map[uint32]int, err error) {
 	u, err := newUnpacker(from)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	x := &extractor{actor: act, unpacker: u, places: p, volume: v}
-	defer x.close()
+	x := &extractor{actor: act, unpacker: u, places: p, volume: v, filled: map[uint32]int{}}
+	defer func() { err = errors.Join(err, x.close()) }()
 	if err := x.all(); err != nil {
-		return err
+		return nil, err
 	}
 	if got := u.digest(); got != want.Digest {
-		return fmt.Errorf("the kept disk is not the one that is wanted: its digest is %s, not %s", got, want.Digest)
+		return nil, fmt.Errorf("the kept disk is not the one that is wanted: its digest is %s, not %s", got, want.Digest)
 	}
-	return nil
+	return x.filled, nil
 }

@@ -4,17 +4,22 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-func init() { helpers["template"] = helperTemplate }
+func init() {
+	helpers["template"] = helperTemplate
+	helpers["mark"] = helperMark
+}
 
 // helperTemplate makes a disk with everything that can be kept.
 func helperTemplate(args []string) error {
@@ -44,7 +49,11 @@ func helperTemplate(args []string) error {
 }
 
 func TestPodPristine(t *testing.T) {
-	m := servePod(t, pod{})
+	t.Run("memory", func(t *testing.T) { testPodPristine(t, servePod(t, pod{})) })
+	t.Run("disk", func(t *testing.T) { testPodPristine(t, servePod(t, pod{Disk: true})) })
+}
+
+func testPodPristine(t *testing.T, m member) {
 	if err := m.FillPristine(t.Context(), Pristine{}); !errors.Is(err, ErrConflict) {
 		t.Errorf("filled from nothing: %v", err)
 	}
@@ -82,15 +91,65 @@ func TestPodPristine(t *testing.T) {
 	}
 	for range 2 {
 		m.begin(t)
-		m.run(t, Program{Command: []string{m.binary, "helper:nasty", "/data", "/tmp"}})
+		m.run(t, Program{Command: []string{m.binary, "helper:mark", "/data"}})
 		_, err = m.Wipe(t.Context(), WipeRequest{})
 		must(t, err)
+		m.spare(t)
 		must(t, m.FillPristine(t.Context(), kept))
 		if got := m.tree(t, DiskVolume); got != first {
 			t.Errorf("filled again:\n%s\nwas\n%s", got, first)
 		}
 	}
 	m.damaged(t, kept, empty)
+}
+
+// A tenant marks all files that could be used again.
+func helperMark(args []string) error {
+	return filepath.WalkDir(args[0], func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return nil
+		}
+		defer f.Close()
+		_, err = f.WriteString("a tenant's mark")
+		switch len(path) % 5 {
+		case 0:
+			_ = unix.Fsetxattr(int(f.Fd()), "user.mark", []byte("x"), 0)
+		case 1:
+			_ = unix.Fsetxattr(int(f.Fd()), "system.posix_acl_access", accessList, 0)
+		case 2:
+			flags := uint32(0x80 | 0x40) // no times, no dump
+			_ = ioctl(int(f.Fd()), setFlags, unsafe.Pointer(&flags))
+		case 3:
+			err = errors.Join(err, f.Chmod(0o7777))
+		case 4:
+			_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 1<<20, 1<<20)
+		}
+		return err
+	})
+}
+
+// spare looks at the spares after a wipe: they hold nothing of a tenant's.
+func (m member) spare(t *testing.T) {
+	t.Helper()
+	list, err := filepath.Glob(m.path(DiskVolume + "/" + sparePrefix + "*/*"))
+	must(t, err)
+	for _, path := range list {
+		f, err := os.Open(path)
+		must(t, err)
+		names, _ := attributes(int(f.Fd()))
+		flags, _ := inodeFlags(int(f.Fd()))
+		st, err := f.Stat()
+		must(t, err)
+		if st.Size() != 0 || st.Mode() != 0o600 || st.Sys().(*syscall.Stat_t).Blocks != 0 || len(names) > 0 || flags&^ownFlags != 0 {
+			t.Errorf("spare %s: %d bytes, %s, attributes %q, flags %#x", path, st.Size(), st.Mode(), names, flags)
+		}
+		_ = f.Close()
+	}
+	t.Logf("%d spares", len(list))
 }
 
 // damaged changes the kept disk in every way that counts.

@@ -179,15 +179,7 @@ func (l *ownListener) listen(kind int) error {
 		return err
 	}
 	l.SetUnlinkOnClose(false)
-	raw, err := l.SyscallConn()
-	if err == nil {
-		var st unix.Stat_t
-		var statErr error
-		err = raw.Control(func(s uintptr) { statErr = unix.Fstat(int(s), &st) })
-		err = errors.Join(err, statErr)
-		l.inode = st.Ino
-	}
-	if err != nil {
+	if l.inode, err = socketInode(l.UnixListener); err != nil {
 		_ = l.UnixListener.Close()
 	}
 	return err

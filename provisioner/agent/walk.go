@@ -14,6 +14,7 @@ type walker struct {
 	actor *actor
 	links map[[2]uint64]string // device and inode of files with several names → path in the place
 	depth int
+	files map[uint32]int // by user
 }
 
 // dir packs what is in a directory that an O_PATH descriptor knows, but for what other
@@ -100,6 +101,7 @@ func (w *walker) thing(dir int, name, rel, path string) error {
 		}
 		e.target = string(buf[:n])
 	case entryFile:
+		w.files[st.Uid]++
 		return w.file(fd, st, e, path)
 	}
 	return w.entry(e)

@@ -41,7 +41,7 @@ func (a *Agent) Wipe(ctx context.Context, r WipeRequest) (WipeResult, error) {
 }
 
 // wipe needs a.wiping to be held up by the caller.
-func (a *Agent) wipe(ctx context.Context, places extent) (WipeResult, error) {
+func (a *Agent) wipe(ctx context.Context, places scope) (WipeResult, error) {
 	a.mu.Lock()
 	g := a.generation
 	a.phase, a.reason = Idle, ""

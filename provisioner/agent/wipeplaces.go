@@ -11,24 +11,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// extent of a wipe.
-type extent int
+// scope of a wipe.
+type scope int
 
 const (
-	noPlaces     extent = iota // processes only: the agent ends
-	memoryPlaces               // the disk's data are kept
+	noPlaces     scope = iota // processes only: the agent ends
+	memoryPlaces              // the disk's data are kept
 	allPlaces
 )
 
 // wipe empties places, gives them back what can be changed of them, and proves it. It
 // says how many things it has removed.
-func (p *places) wipe(what extent) (removed int, err error) {
+func (p *places) wipe(what scope) (removed int, err error) {
 	if what == noPlaces {
 		return 0, nil
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	err = asOwner(func(act *actor) error {
 		e := &emptier{actor: act}
 		err := p.volumes(act, func(v volume) error {
+			// The agent may have ended while it wrote that.
+			if err := unix.Unlinkat(v.fd, partName, 0); err != nil && err != unix.ENOENT {
+				return pathError("remove", v.path+"/"+partName, err)
+			}
 			if v.memory || what == allPlaces {
 				if err := p.wipeVolume(e, v); err != nil {
 					return err
@@ -44,11 +50,24 @@ func (p *places) wipe(what extent) (removed int, err error) {
 
 func (p *places) wipeVolume(e *emptier, v volume) error {
 	var errs []error
-	for _, pl := range p.in(v) {
-		if err := p.wipePlace(e, v, pl); err != nil {
-			errs = append(errs, err)
+	spare := map[uint32]*spares{}
+	for uid, n := range p.filled {
+		if v.memory {
+			break
 		}
+		s, err := openSpares(e.actor, v, uid)
+		if err == nil && s != nil {
+			defer s.close()
+			err = s.empty(e)
+			s.left, spare[uid] = n, s
+		}
+		errs = append(errs, err)
 	}
+	for _, pl := range p.in(v) {
+		e.spares = spare[pl.uid]
+		errs = append(errs, p.wipePlace(e, v, pl))
+	}
+	e.spares = nil
 	// What a check of the file system has found may be a tenant's.
 	if _, err := statAt(v.fd, "lost+found"); err == nil {
 		errs = append(errs, e.empty(v.fd, v.path, p.besideLost(v)))
@@ -115,6 +134,14 @@ func (p *places) prove(act *actor, v volume, empty bool) error {
 		}
 	}
 	delete(names, "lost+found")
+	if hasSpares(v) {
+		for uid := range p.owners() {
+			delete(names, spareName(uid))
+		}
+		if err := p.proveSpares(act, v); err != nil {
+			return err
+		}
+	}
 	if !v.memory {
 		delete(names, pristineName)
 	}

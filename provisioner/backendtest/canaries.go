@@ -30,6 +30,9 @@ func RunCanaries(t *testing.T, f Factory) {
 			t.Logf("the suite has no canaries of its own for %s yet", r.Name)
 		}
 		t.Run(r.Name, func(t *testing.T) {
+			if why := target.cannot(r); why != "" {
+				t.Skip(why)
+			}
 			t.Parallel() // mostly waiting for its group's share of the processors
 			d := provisioner.NewDefinition(withShell(r, ""), r.Offering.Plans[0], target.Image)
 			c := canaries{tenant: create(t, target, "canary"+r.Name, d), kind: kind}

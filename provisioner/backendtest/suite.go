@@ -13,8 +13,10 @@
 package backendtest
 
 import (
+	"slices"
 	"testing"
 
+	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
 )
 
@@ -39,7 +41,16 @@ const (
 	NoExec      = "noexec"       // data cannot be executed
 	SealedRoot  = "sealed root"  // also root in a member writes only to its places
 	DiskShrinks = "disk shrinks" // a disk can become smaller
+	OwnRoot     = "own root"     // members that may have more rights to files than their owners
 )
+
+// cannot says why the back end has no members of the recipe, or "".
+func (target Target) cannot(r catalog.Recipe) string {
+	if slices.ContainsFunc(r.Roles, catalog.Role.OwnRoot) {
+		return target.Lacks[OwnRoot]
+	}
+	return ""
+}
 
 // need skips the check when the back end lacks what it is about.
 func (target Target) need(t *testing.T, what string) {

@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -66,22 +67,36 @@ func NewScheme() (*runtime.Scheme, error) {
 	return s, errors.Join(clientgoscheme.AddToScheme(s), v1alpha1.AddToScheme(s))
 }
 
+// mapper knows the resources that the back end uses, so that a server that does not answer
+// just now is not asked for them.
+func mapper() meta.RESTMapper {
+	m := meta.NewDefaultRESTMapper(nil)
+	// The list first: the resource is that of its items.
+	m.AddSpecific(v1alpha1.GroupVersion.WithKind("ContainerGroupList"), v1alpha1.GroupVersion.WithResource("containergroups"),
+		v1alpha1.GroupVersion.WithResource("containergroup"), meta.RESTScopeNamespace)
+	m.Add(v1alpha1.GroupVersion.WithKind("ContainerGroup"), meta.RESTScopeNamespace)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Secret"), meta.RESTScopeNamespace)
+	return m
+}
+
 // New makes the back end; nothing is asked of the API server before Run.
 func New(o Options) (*Backend, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	UseLogger(o.Logger)
 	scheme, err := NewScheme()
 	if err != nil {
 		return nil, err
 	}
 	b := &Backend{o: o, watchers: map[string]map[chan struct{}]struct{}{}}
 	b.agents = NewAgents(b.orders)
-	if b.client, err = client.New(o.Config, client.Options{Scheme: scheme}); err != nil {
+	mapper := mapper()
+	if b.client, err = client.New(o.Config, client.Options{Scheme: scheme, Mapper: mapper}); err != nil {
 		return nil, fmt.Errorf("%w: %w", provisioner.ErrUnavailable, err)
 	}
 	b.cache, err = cache.New(o.Config, cache.Options{
-		Scheme:            scheme,
+		Scheme: scheme, Mapper: mapper,
 		DefaultNamespaces: map[string]cache.Config{o.Namespace: {}},
 		ByObject: map[client.Object]cache.ByObject{
 			&v1alpha1.ContainerGroup{}: {Label: labels.SelectorFromSet(labels.Set{LabelBroker: o.Broker})},

@@ -62,8 +62,10 @@ func (b *Backend) settled(ctx context.Context, id string, number int64) (provisi
 			return false, nil
 		}
 		switch cg.Status.Phase {
-		case v1alpha1.PhaseWarm, v1alpha1.PhaseClaimed, v1alpha1.PhaseReturned:
+		case v1alpha1.PhaseWarm, v1alpha1.PhaseReturned:
 			return true, nil
+		case v1alpha1.PhaseClaimed:
+			return meta.IsStatusConditionTrue(cg.Status.Conditions, v1alpha1.Ready), nil
 		case v1alpha1.PhaseFailed:
 			return true, failure(cg)
 		}

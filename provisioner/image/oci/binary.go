@@ -24,6 +24,12 @@ type binary struct {
 	committed    time.Time // of its source; zero where the binary does not say
 }
 
+// CheckBinary says whether a binary can go into an image.
+func CheckBinary(path string) error {
+	_, err := readBinary(path)
+	return err
+}
+
 // readBinary looks at a binary: it must run where there is nothing else.
 func readBinary(path string) (binary, error) {
 	f, err := os.Open(path)

@@ -20,13 +20,17 @@ type layer struct {
 	open           func() (io.ReadCloser, error)
 }
 
+// level is where more time gains little: 179 MB in 4 s; level 9 gives 175 in 40, and
+// zstd in its default 159 in 2.
+const level = 6
+
 // compressed returns what the layer is of what write writes, which goes to w
 // compressed. gzip, since Docker before 23 knows no zstd, and neither does the
 // archive format that 'docker load' takes.
 func compressed(w io.Writer, write func(io.Writer) error) (*layer, error) {
 	inside, outside := sha256.New(), sha256.New()
 	count := &counter{}
-	z, err := gzip.NewWriterLevel(io.MultiWriter(w, outside, count), gzip.DefaultCompression)
+	z, err := gzip.NewWriterLevel(io.MultiWriter(w, outside, count), level)
 	if err != nil {
 		return nil, err
 	}

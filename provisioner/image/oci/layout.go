@@ -12,6 +12,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sys/unix"
 )
 
 // ErrNoLayout: a folder with something else in it is not written to.
@@ -20,7 +21,11 @@ var ErrNoLayout = errors.New("not an OCI image layout")
 // WriteLayout writes the image into an OCI image layout, under that name: a new
 // folder, or one that holds other images already. They stay.
 func (i *Image) WriteLayout(ctx context.Context, dir, name string) error {
-	if err := i.writeLayout(ctx, filepath.Clean(dir), name); err != nil {
+	path, err := filepath.Abs(dir)
+	if err == nil {
+		err = i.writeLayout(ctx, path, name)
+	}
+	if err != nil {
 		return fmt.Errorf("write layout %s: %w", dir, err)
 	}
 	return nil
@@ -49,7 +54,7 @@ func (i *Image) writeLayout(ctx context.Context, dir, name string) (err error) {
 	if err := i.addTo(ctx, work, name, v1.IndexManifest{}); err != nil {
 		return err
 	}
-	return os.Rename(work, dir) // over an empty folder, too
+	return unix.Rename(work, dir) // over an empty folder too, unlike os.Rename
 }
 
 // readIndex returns what a layout holds, and nil where there is none yet.

@@ -127,7 +127,7 @@ func rootLayer(ctx context.Context, o MembersOptions, latest time.Time) (*layer,
 			return err
 		}
 		// The archive appears after it, so that there is no archive without.
-		return os.WriteFile(description, append(b, '\n'), 0o644)
+		return errors.Join(os.WriteFile(description, append(b, '\n'), 0o644), os.Chmod(description, 0o644))
 	}
 	err := image.MakeOnce(ctx, file, "the root file system", o.Progress, pack)
 	if errors.Is(err, fs.ErrPermission) {
@@ -165,5 +165,5 @@ func packTree(ctx context.Context, target, root string, latest time.Time) (made 
 	if err != nil {
 		return nil, err
 	}
-	return made, errors.Join(w.Flush(), f.Sync())
+	return made, errors.Join(w.Flush(), f.Chmod(0o644), f.Sync()) // whatever the umask is
 }

@@ -22,6 +22,12 @@ func (i *Image) Named(text string) (string, error) {
 	return tag.Name(), nil
 }
 
+// CheckName says, before there is an image, whether Named and Push would take a name.
+func CheckName(text string) error {
+	_, err := (&Image{Repository: MembersRepository, Tag: "latest"}).reference(text)
+	return err
+}
+
 func (i *Image) reference(text string, options ...name.Option) (name.Tag, error) {
 	host, _, ok := strings.Cut(text, "/")
 	if !ok || host != "localhost" && !strings.ContainsAny(host, ".:") {

@@ -105,10 +105,9 @@ func (r recipe) image() (v1.Image, error) {
 
 // labels are those that both images have, and more.
 func labels(title, version string, b binary, more map[string]string) map[string]string {
-	out := map[string]string{
-		"org.opencontainers.image.title":   title,
-		"org.opencontainers.image.version": version,
-		LabelBinary:                        b.digest,
+	out := map[string]string{"org.opencontainers.image.title": title, LabelBinary: b.digest}
+	if version != "" {
+		out["org.opencontainers.image.version"] = version
 	}
 	maps.Copy(out, more)
 	return out

@@ -6,7 +6,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -40,6 +39,7 @@ func newTarget(t *testing.T) backendtest.Target {
 			backendtest.Walls:       "the cluster's network plugin (bridge) does not enforce NetworkPolicies",
 			backendtest.NoExec:      "volumes of pods cannot be mounted noexec",
 			backendtest.SealedRoot:  "a server that is root in a pod may write to /dev and /etc/hosts; a reset makes them as they were",
+			backendtest.OwnRoot:     "Pod Security baseline does not allow DAC_READ_SEARCH, and pods have no root file system of their own",
 			backendtest.DiskShrinks: "volumes of Kubernetes only grow",
 		},
 	}
@@ -49,7 +49,7 @@ func newTarget(t *testing.T) backendtest.Target {
 func newBackend(t *testing.T, c *cluster.Cluster, o controller.Options) *kubernetes.Backend {
 	t.Helper()
 	namespaces(t, c)
-	kubetest.Apply(t, c, "-f", filepath.Join(kubetest.Root(t), "manifests/base/crd"))
+	kubetest.CustomResource(t, c)
 	log := slog.New(slog.NewTextHandler(logWriter{t}, nil))
 	o.Config, o.Namespace, o.System, o.Logger = c.RESTConfig(), kubetest.Namespace, kubetest.System, log
 	o.PullPolicy = corev1.PullNever

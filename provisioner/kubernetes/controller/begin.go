@@ -29,10 +29,11 @@ func (w *work) begin(ctx context.Context) error {
 	var service errgroup.Group
 	service.Go(func() error { return w.ensureService(ctx) })
 	err := w.each(func(m *member) error {
-		if err := w.awaitAgent(ctx, m); err != nil {
+		state, err := w.awaitAgent(ctx, m)
+		if err != nil {
 			return err
 		}
-		if w.memory.record.Begun && m.state != nil && m.state.Generation == 0 {
+		if w.memory.record.Begun && state.Generation == 0 {
 			return fmt.Errorf("%w: its container is another one than it was", provisioner.ErrUnclean)
 		}
 		return w.makeEmpty(ctx, m)
@@ -77,17 +78,17 @@ func (w *work) begin(ctx context.Context) error {
 }
 
 // awaitAgent returns when the agent of a running container answers.
-func (w *work) awaitAgent(ctx context.Context, m *member) error {
+func (w *work) awaitAgent(ctx context.Context, m *member) (agent.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, agentBound)
 	defer cancel()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
-		_, err := m.client.State(ctx)
+		state, err := m.client.State(ctx)
 		if err == nil {
-			return nil
+			return state, nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("its agent does not answer: %w", err)
+			return state, fmt.Errorf("its agent does not answer: %w", err)
 		case <-time.After(pause):
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,9 @@ import (
 const (
 	resizeBound = 30 * time.Second // for the kubelet to set other limits
 	growBound   = 60 * time.Second // for a volume to become larger
+	// growInUse is how long it may take while a pod uses it. Then the pod is made anew: some
+	// storage makes only volumes larger that nothing uses, and growUnused is how long it gets.
+	growInUse, growUnused = 8 * time.Second, 5 * time.Second
 )
 
 // errNotYet: the work goes on when the pods have changed.
@@ -43,7 +47,6 @@ func (w *work) change(ctx context.Context) (time.Duration, error) {
 		if err := w.remember(ctx); err != nil {
 			return 0, err
 		}
-		w.closeDoors(ctx)
 		err := w.each(func(m *member) error {
 			_, err := m.client.Wipe(ctx, agent.WipeRequest{Kindly: true})
 			return err
@@ -51,6 +54,7 @@ func (w *work) change(ctx context.Context) (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
+		w.askAgents(ctx)
 	}
 	err := w.carryOut(ctx)
 	var unfit *provisioner.Unfit
@@ -118,6 +122,9 @@ func (w *work) fitsIn() *provisioner.Unfit {
 			return &provisioner.Unfit{Final: true, Message: fmt.Sprintf("The disk cannot become smaller than %s: volumes of Kubernetes only grow. Create a new service instance and move the data.", was.Disk)}
 		case m.Size.Disk > was.Disk && !w.hasClaim(m.Member) && len(m.Role.Paths) > 0:
 			return &provisioner.Unfit{Final: true, Message: "The disk cannot get another size: it belongs to the pod. Create a new service instance and move the data."}
+		}
+		if u := m.state; u != nil && u.Usage != nil && u.Usage.Memory >= 0 && m.Size.Memory < was.Memory && float64(u.Usage.Memory) > 0.9*float64(m.Size.Memory) {
+			return &provisioner.Unfit{Message: fmt.Sprintf("%d MiB of memory are in use, which is too much for a limit of %s. Free some memory and try again.", u.Usage.Memory>>20, m.Size.Memory)}
 		}
 	}
 	return nil
@@ -188,6 +195,7 @@ func (w *work) growClaim(ctx context.Context, m *member) error {
 			return err
 		}
 	}
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, growBound)
 	defer cancel()
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
@@ -199,10 +207,25 @@ func (w *work) growClaim(ctx context.Context, m *member) error {
 			return fmt.Errorf("the volume of %s does not grow: %w", m.pod.Name, ctx.Err())
 		case <-time.After(pause):
 		}
+		if time.Since(began) > growInUse && waitsForPod(&c) {
+			w.log.Info("the volume does not grow while it is used, the pod is made anew", "pod", m.pod.Name)
+			w.memory.growUntil = time.Now().Add(growUnused)
+			if err := client.IgnoreNotFound(w.r.client.Delete(ctx, m.pod)); err != nil {
+				return err
+			}
+			return errNotYet
+		}
 		if err := w.r.client.Get(ctx, key, &c); err != nil {
 			return err
 		}
 	}
+}
+
+// waitsForPod says whether the volume is larger and only its file system is not.
+func waitsForPod(c *corev1.PersistentVolumeClaim) bool {
+	return slices.ContainsFunc(c.Status.Conditions, func(c corev1.PersistentVolumeClaimCondition) bool {
+		return c.Type == corev1.PersistentVolumeClaimFileSystemResizePending && c.Status == corev1.ConditionTrue
+	})
 }
 
 // resizePod sets the limits of a running container.

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -78,7 +77,8 @@ type memory struct {
 	misses    map[string]int // by pod: how often its agent did not answer
 	hosts     string         // what names the agents were told last
 	loadedAt  time.Time
-	untold    bool // an agent may not know its newest certificate
+	untold    bool      // an agent may not know its newest certificate
+	growUntil time.Time // a volume is being made larger that no pod may use yet
 	healAfter time.Time
 }
 
@@ -103,6 +103,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.AuthorityLife <= 0 {
 		o.AuthorityLife = 365 * 24 * time.Hour
 	}
+	logger := kubernetes.UseLogger(o.Logger)
 	scheme, err := kubernetes.NewScheme()
 	if err != nil {
 		return err
@@ -115,7 +116,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	skipName := true // several controllers in one process, in tests
 	m, err := ctrl.NewManager(o.Config, ctrl.Options{
-		Scheme: scheme, Logger: logr.FromSlogHandler(o.Logger.Handler()),
+		Scheme: scheme, Logger: logger,
 		Cache:                         cache.Options{DefaultNamespaces: map[string]cache.Config{o.Namespace: {}}},
 		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 		LeaderElection:                o.Elect,
@@ -179,6 +180,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) { // the cache is behind
 		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil
+	}
+	if ctx.Err() != nil { // the controller ends
+		return ctrl.Result{}, nil
 	}
 	if err != nil {
 		return ctrl.Result{}, err

@@ -119,8 +119,18 @@ func (w *work) makePod(ctx context.Context, m *member, name string) error {
 		if apierrors.IsNotFound(err) {
 			err = w.r.client.Create(ctx, w.claim(m.Member))
 		}
-		if err != nil && !apierrors.IsAlreadyExists(err) {
+		if err != nil {
 			return err
+		}
+		if there.Name != "" && (!isOwner(w.cg, &there) || !there.DeletionTimestamp.IsZero()) {
+			w.note(v1alpha1.ReasonVolume, fmt.Sprintf("a volume claim %s of somebody else is in the way", name))
+			return nil
+		}
+		if waitsForPod(&there) && time.Now().Before(w.memory.growUntil) {
+			m.reason = "its volume is growing"
+			w.note(v1alpha1.ReasonVolume, name+": "+m.reason)
+			w.again = soon
+			return nil
 		}
 	}
 	pod, err := w.pod(m.Member)

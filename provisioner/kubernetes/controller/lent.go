@@ -2,6 +2,8 @@ package controller
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -104,10 +106,19 @@ func (w *work) openDoors(ctx context.Context) error {
 		return nil
 	}
 	if err := leader.client.OpenDoors(ctx, agent.OpenRequest{Order: w.cg.Generation}); err != nil {
+		if isOverruled(err) {
+			return nil // by a newer spec, which the next look will see
+		}
 		return err
 	}
 	w.open = true
 	return nil
+}
+
+// isOverruled says whether the agent knows of a newer order than this one.
+func isOverruled(err error) bool {
+	e, ok := errors.AsType[*agent.Error](err)
+	return ok && e.Status == http.StatusConflict
 }
 
 func doorsAre(s *agent.State, open bool) bool {
@@ -128,7 +139,7 @@ func (w *work) closeDoors(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	_, err := leader.client.CloseDoors(bounded, agent.CloseRequest{Order: w.cg.Generation})
-	if err == nil {
+	if err == nil || isOverruled(err) {
 		return
 	}
 	w.log.Warn("agent does not close its doors, its pod is deleted", "pod", leader.pod.Name, "error", err)

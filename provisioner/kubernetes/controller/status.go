@@ -165,11 +165,18 @@ func (r *Reconciler) close(ctx context.Context, cg *v1alpha1.ContainerGroup) (ct
 		return ctrl.Result{}, err
 	}
 	for i := range claims.Items {
-		if isOwner(cg, &claims.Items[i]) && claims.Items[i].DeletionTimestamp.IsZero() {
+		if !isOwner(cg, &claims.Items[i]) {
+			continue
+		}
+		left = true
+		if claims.Items[i].DeletionTimestamp.IsZero() {
 			if err := client.IgnoreNotFound(r.client.Delete(ctx, &claims.Items[i])); err != nil {
 				return ctrl.Result{}, err
 			}
 		}
+	}
+	if left {
+		return ctrl.Result{RequeueAfter: overdue}, nil
 	}
 	secret := corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: kubernetes.SecretName(cg.Name), Namespace: cg.Namespace}}
 	if err := client.IgnoreNotFound(r.client.Delete(ctx, &secret)); err != nil {

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -45,6 +46,7 @@ type work struct {
 	trouble *trouble // why it is not Ready, for the status
 	phase   v1alpha1.Phase
 	open    bool
+	again   time.Duration     // when to look again at pods that are not there yet
 	fits    *metav1.Condition // whether it has the sizes of the spec, when that was looked at
 }
 
@@ -130,7 +132,7 @@ func (w *work) converge(ctx context.Context) (time.Duration, error) {
 		if w.phase == v1alpha1.PhaseFailed || !w.cg.Spec.Published {
 			w.closeDoors(ctx)
 		}
-		return lookAgain, nil
+		return cmp.Or(w.again, lookAgain), nil
 	}
 	if w.lent() {
 		return w.keepLent(ctx)
@@ -179,7 +181,9 @@ func (m *member) well(generation int64) bool {
 		return false
 	}
 	switch s := m.state; {
-	case int64(s.Generation) != generation || s.Phase == agent.Idle:
+	case s.Phase == agent.Idle:
+		m.reason = "its servers have not been started"
+	case int64(s.Generation) != generation:
 		m.reason = fmt.Sprintf("it serves generation %d and not %d", s.Generation, generation)
 	case s.Phase != agent.Running || !s.Healthy:
 		m.reason = strings.TrimSpace(string(s.Phase) + " " + s.Reason)

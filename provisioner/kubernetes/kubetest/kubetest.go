@@ -49,9 +49,6 @@ func Main(m *testing.M) int {
 		os.Setenv(prepared, dir)
 		return backendtest.Main(m)
 	}
-	if os.Getenv("REMUDA_TEST_ISOLATED") == "" {
-		return backendtest.Main(m)
-	}
 	code := backendtest.Main(m)
 	if err := stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "stop the cluster:", err)
@@ -116,6 +113,15 @@ func Cluster(t testing.TB) *cluster.Cluster {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// CustomResource installs the resource definition.
+func CustomResource(t testing.TB, c *cluster.Cluster) {
+	t.Helper()
+	Apply(t, c, "-f", filepath.Join(Root(t), "manifests/base/crd"))
+	if _, err := c.Kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/containergroups.remuda.dev"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Apply gives manifests to the API server.

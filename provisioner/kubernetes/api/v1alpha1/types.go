@@ -54,7 +54,7 @@ type ContainerGroupList struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.published) || !self.published || (has(self.lent) && self.lent == self.generation)",message="only a group that is lent in this generation can be published"
 // +kubebuilder:validation:XValidation:rule="self.generation >= oldSelf.generation",message="a generation never comes back"
 // +kubebuilder:validation:XValidation:rule="self.recipe.name == oldSelf.recipe.name",message="a group cannot become another kind of middleware"
-// +kubebuilder:validation:XValidation:rule="self.members.all(m, oldSelf.members.exists(o, o.role == m.role && o.count == m.count)) && oldSelf.members.size() == self.members.size()",message="the members of a group cannot be other ones; only their sizes can change"
+// +kubebuilder:validation:XValidation:rule="self.members.map(m, m.role) == oldSelf.members.map(m, m.role)",message="the members of a group cannot be other ones; only their sizes can change"
 type ContainerGroupSpec struct {
 	Recipe Recipe `json:"recipe"`
 	// Plan is for people.
@@ -69,7 +69,7 @@ type ContainerGroupSpec struct {
 	// +listType=map
 	// +listMapKey=role
 	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=12
+	// +kubebuilder:validation:MaxItems=8
 	Members []MemberSpec `json:"members"`
 	// Environment is given to every program of every member.
 	// +optional
@@ -96,6 +96,7 @@ type ContainerGroupSpec struct {
 // Recipe names how the middleware lives in its members.
 type Recipe struct {
 	// +kubebuilder:validation:Pattern=`^[a-z][a-z0-9-]{0,31}$`
+	// +kubebuilder:validation:MaxLength=32
 	Name string `json:"name"`
 	// Version of the recipe; with Content left out, one that the controller knows.
 	// +kubebuilder:validation:MinLength=1
@@ -113,6 +114,7 @@ type Recipe struct {
 // +kubebuilder:validation:XValidation:rule="quantity(string(self.cpu)).compareTo(quantity('10m')) >= 0",message="cpu must be at least 10m"
 // +kubebuilder:validation:XValidation:rule="quantity(string(self.memory)).compareTo(quantity('16Mi')) >= 0",message="memory must be at least 16Mi"
 // +kubebuilder:validation:XValidation:rule="quantity(string(self.disk)).compareTo(quantity('32Mi')) >= 0",message="disk must be at least 32Mi"
+// +kubebuilder:validation:XValidation:rule="self.count == oldSelf.count",message="the number of members cannot change"
 type MemberSpec struct {
 	// +kubebuilder:validation:Pattern=`^[a-z][a-z0-9-]{0,15}$`
 	// +kubebuilder:validation:MaxLength=16

@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const cgroupDir = "/sys/fs/cgroup"
+
+// usage of the container, as far as it can be seen.
+func (p *places) usage() *Usage {
+	u := &Usage{Memory: -1, CPU: -1, DiskUsed: -1, DiskTotal: -1}
+	if n, err := memoryUsed(cgroupDir); err == nil {
+		u.Memory = n
+	}
+	if n, err := processorTime(cgroupDir); err == nil {
+		u.CPU = n
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	var st unix.Statfs_t
+	if err == nil && wholeFileSystem(mounts, p.disk) && unix.Statfs(p.disk, &st) == nil {
+		u.DiskUsed = int64(st.Blocks-st.Bfree) * st.Bsize
+		u.DiskTotal = int64(st.Blocks) * st.Bsize
+	}
+	return u
+}
+
+// memoryUsed is what the kernel cannot simply drop. The container sees its own group at
+// the root (cgroup v2) or at the root of each controller (v1).
+func memoryUsed(dir string) (int64, error) {
+	current, stat, inactive := dir+"/memory.current", dir+"/memory.stat", "inactive_file"
+	if !unified(dir) {
+		current, stat, inactive = dir+"/memory/memory.usage_in_bytes", dir+"/memory/memory.stat", "total_inactive_file"
+	}
+	used, err := readNumber(current)
+	if err != nil {
+		return 0, err
+	}
+	cached, err := readField(stat, inactive)
+	return max(used-cached, 0), err
+}
+
+// processorTime is in ns.
+func processorTime(dir string) (int64, error) {
+	if unified(dir) {
+		us, err := readField(dir+"/cpu.stat", "usage_usec")
+		return us * 1000, err
+	}
+	n, err := readNumber(dir + "/cpuacct/cpuacct.usage")
+	if os.IsNotExist(err) {
+		n, err = readNumber(dir + "/cpu,cpuacct/cpuacct.usage")
+	}
+	return n, err
+}
+
+func unified(dir string) bool {
+	_, err := os.Stat(dir + "/cgroup.controllers")
+	return err == nil
+}
+
+func readNumber(file string) (int64, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+}
+
+// readField reads one line "name number" of a file.
+func readField(file, name string) (int64, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && key == name {
+			return strconv.ParseInt(value, 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no %q", file, name)
+}
+
+// wholeFileSystem says whether the root of a file system is mounted at path. A folder
+// of one is shared with others, most likely of the node's disk.
+func wholeFileSystem(mountinfo []byte, path string) bool {
+	whole := false
+	for line := range strings.Lines(string(mountinfo)) {
+		if f := strings.Fields(line); len(f) >= 5 && f[4] == path {
+			whole = f[3] == "/" // the last one lies on top
+		}
+	}
+	return whole
+}
