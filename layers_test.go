@@ -10,23 +10,26 @@ import (
 // package may import what stands before it in the list and its own parents,
 // never a sibling. The agent's client and the image are below the back ends.
 var allowed = map[string][]string{
-	"catalog":                 {},
-	"drain":                   {},
-	"store":                   {"catalog"},
-	"store/sqlite":            {"store", "catalog"},
-	"provisioner":             {"catalog", "store"},
-	"provisioner/agent":       {"catalog", "store", "provisioner"},
-	"provisioner/image":       {"catalog", "store", "provisioner"},
-	"provisioner/orders":      {"catalog", "store", "provisioner", "provisioner/agent"},
-	"provisioner/local":       {"catalog", "store", "provisioner", "provisioner/agent", "provisioner/orders", "provisioner/image"},
-	"provisioner/image/oci":   {"catalog", "store", "provisioner", "provisioner/image"},
-	"provisioner/backendtest": {"catalog", "store", "provisioner", "provisioner/image"},
-	"store/storetest":         {"store", "catalog"},
-	"broker":                  {"catalog", "store", "provisioner"},
-	"conformance":             {}, // of brokers in general
-	"conformance/faulty":      {},
-	"broker/osbapi":           {"catalog", "store", "provisioner", "broker"},
-	"broker/dashboard":        {"catalog", "store", "provisioner", "broker"},
+	"catalog":                     {},
+	"drain":                       {},
+	"store":                       {"catalog"},
+	"store/internal/sqlstore":     {"store", "catalog"},
+	"store/sqlite":                {"store", "catalog", "store/internal/sqlstore"},
+	"store/postgres/postgrestest": {},
+	"store/postgres":              {"store", "catalog", "store/internal/sqlstore"},
+	"provisioner":                 {"catalog", "store"},
+	"provisioner/agent":           {"catalog", "store", "provisioner"},
+	"provisioner/image":           {"catalog", "store", "provisioner"},
+	"provisioner/orders":          {"catalog", "store", "provisioner", "provisioner/agent"},
+	"provisioner/image/oci":       {"catalog", "store", "provisioner", "provisioner/image"},
+	"provisioner/local":           {"catalog", "store", "provisioner", "provisioner/agent", "provisioner/orders", "provisioner/image"},
+	"provisioner/backendtest":     {"catalog", "store", "provisioner", "provisioner/image"},
+	"store/storetest":             {"store", "catalog"},
+	"broker":                      {"catalog", "store", "provisioner"},
+	"conformance":                 {}, // of brokers in general
+	"conformance/faulty":          {},
+	"broker/osbapi":               {"catalog", "store", "provisioner", "broker"},
+	"broker/dashboard":            {"catalog", "store", "provisioner", "broker"},
 }
 
 func TestLayers(t *testing.T) {

@@ -101,6 +101,7 @@ var measurements = []measurement{
 	{"syslog", (*bench).syslog},
 	{"memory", (*bench).memory},
 	{"hundred", (*bench).hundred},
+	{"postgres", (*bench).postgres},
 }
 
 func run(ctx context.Context, out, only, binary string, quick bool) (err error) {

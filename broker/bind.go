@@ -61,7 +61,7 @@ func (b *Broker) Bind(ctx context.Context, r BindRequest) (BindResult, error) {
 			return b.locked(ctx, r.InstanceID, func(ctx context.Context) (err error) {
 				result, err = b.bindLocked(ctx, r)
 				if err != nil && seized(ctx) {
-					return errSeized
+					return interruption(ctx)
 				}
 				return err
 			})

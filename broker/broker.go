@@ -24,6 +24,7 @@ type Sealer interface {
 // Options is what a Broker needs. Zero durations and numbers mean the default.
 type Options struct {
 	Store   store.Store
+	Cluster store.Cluster // of other brokers on the store; nil: there are none
 	Groups  Groups
 	Catalog []catalog.Recipe // validated by package catalog
 	Sealer  Sealer
@@ -64,7 +65,7 @@ type Broker struct {
 	o     Options
 	log   *slog.Logger
 	plans planIndex
-	locks keyLock
+	locks instanceLocks
 	queue *queue
 	// background counts work that goes on behind its answer.
 	background sync.WaitGroup
@@ -106,7 +107,7 @@ func New(o Options) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("index catalog: %w", err)
 	}
-	b := &Broker{o: o, log: o.Logger, plans: plans, queue: newQueue()}
+	b := &Broker{o: o, log: o.Logger, plans: plans, queue: newQueue(), locks: instanceLocks{cluster: o.Cluster}}
 	b.stopping, b.stop = context.WithCancel(context.Background())
 	o.Groups.OnAssigned(func(instanceID string) { b.queue.add(job{settleInstance, instanceID}) })
 	return b, nil
@@ -156,10 +157,29 @@ func (b *Broker) cleanup(ctx context.Context) (context.Context, context.CancelFu
 }
 
 // seized says that work under ctx was interrupted by a deletion, which also
-// removes what the work leaves behind, or by the end of the broker, after which
-// the next one finds it.
+// removes what the work leaves behind, or by the end of the broker or because
+// others take it for dead, and so go on with its work.
 func seized(ctx context.Context) bool {
-	return errors.Is(context.Cause(ctx), errSeized) || errors.Is(context.Cause(ctx), errStopping)
+	return interrupted(context.Cause(ctx))
+}
+
+// interruption is why work under ctx was interrupted, for its caller.
+func interruption(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, errStopping) || errors.Is(cause, store.ErrLost) {
+		return cause
+	}
+	return errSeized
+}
+
+// interrupted says that others finish or undo what was begun.
+func interrupted(cause error) bool {
+	for _, e := range []error{errSeized, errStopping, store.ErrSeized, store.ErrLost} {
+		if errors.Is(cause, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // errStopping is the cause with which work ends that goes on behind its answer.

@@ -68,7 +68,7 @@ func failure(err error, message string) error {
 	switch {
 	case errors.As(err, &known):
 		return known
-	case errors.Is(err, errSeized):
+	case errors.Is(err, errSeized), errors.Is(err, store.ErrSeized):
 		return refuse(Concurrency, "The service instance is being deleted.")
 	case errors.Is(err, errStopping):
 		return &Error{Code: Unavailable, Message: "The broker is being stopped; try again.", Err: err}

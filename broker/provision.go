@@ -162,7 +162,7 @@ func (b *Broker) claimAndRun(ctx context.Context, r ProvisionRequest, c claim, p
 	}
 	if err := b.finishProvision(ctx, c.made); err != nil {
 		if seized(ctx) {
-			return ProvisionResult{}, errSeized
+			return ProvisionResult{}, interruption(ctx)
 		}
 		undo, cancel := b.cleanup(ctx)
 		defer cancel()

@@ -16,6 +16,41 @@ const pageSize = 500
 // made (undone, because nobody learned their login) or deleted, instances that
 // got a group or whose address is not open yet. Run calls it.
 func (b *Broker) Recover(ctx context.Context) error {
+	return b.recoverSince(ctx, time.Time{})
+}
+
+// answerTail is how long after its instance was created a broker that died may
+// have had to open the address.
+const answerTail = 5 * time.Minute
+
+// succeedOthers goes on with what another broker was doing when it ended. What it
+// had a lock on is found by the sweeps; besides, an address may not be open yet.
+func (b *Broker) succeedOthers(ctx context.Context) {
+	gone := make(chan struct{}, 1)
+	defer b.o.Cluster.Listen(func(message string) {
+		if message == "" {
+			select {
+			case gone <- struct{}{}:
+			default:
+			}
+		}
+	})()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-gone:
+		}
+		if err := b.recoverSince(ctx, now().Add(-answerTail)); err != nil && ctx.Err() == nil {
+			b.log.ErrorContext(ctx, "cannot look for another broker's work", "error", err)
+		}
+		pause(ctx, b.o.SweepInterval)
+	}
+}
+
+// recoverSince is Recover; addresses are opened only of instances that are not
+// older.
+func (b *Broker) recoverSince(ctx context.Context, t time.Time) error {
 	if err := b.sweep(ctx); err != nil {
 		return err
 	}
@@ -30,7 +65,7 @@ func (b *Broker) Recover(ctx context.Context) error {
 		}
 		for _, inst := range page {
 			after = inst.ID
-			if inst.State == store.InstanceReady && !inst.Prepared {
+			if inst.State == store.InstanceReady && !inst.Prepared && !inst.CreatedAt.Before(t) {
 				b.queue.add(job{settleInstance, inst.ID})
 			}
 		}

@@ -35,7 +35,7 @@ func (b *Broker) Unbind(ctx context.Context, r UnbindRequest) (operation string,
 			return b.locked(ctx, r.InstanceID, func(ctx context.Context) error {
 				err := b.unbindLocked(ctx, r)
 				if err != nil && seized(ctx) {
-					return errSeized
+					return interruption(ctx)
 				}
 				return err
 			})

@@ -167,7 +167,7 @@ func (b *Broker) updateLocked(ctx context.Context, r UpdateRequest) error {
 		return nil
 	}
 	if seized(ctx) {
-		return errSeized
+		return interruption(ctx)
 	}
 	undo, cancel := b.cleanup(ctx)
 	defer cancel()

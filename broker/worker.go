@@ -35,6 +35,9 @@ func (b *Broker) Run(ctx context.Context) error {
 		workers.Go(func() { b.work(ctx) })
 	}
 	workers.Go(func() { b.every(ctx, b.o.SweepInterval, "sweep", b.sweep) })
+	if b.o.Cluster != nil {
+		workers.Go(func() { b.succeedOthers(ctx) })
+	}
 	workers.Go(func() { b.every(ctx, forgetInterval, "forget what is old", b.forget) })
 	workers.Wait()
 	b.stop()

@@ -74,7 +74,7 @@ func resized(d, plan Definition) Definition {
 func (p *Pool) Change(ctx context.Context, groupID, fingerprint string) error {
 	ctx, cancel := context.WithTimeout(ctx, changeTime)
 	defer cancel()
-	done, free := p.seizeAs(groupID, actRepair, cancel)
+	done, free := p.seizeAs(ctx, groupID, actRepair, cancel)
 	defer done()
 	if !free {
 		return fmt.Errorf("work on group %q does not end", groupID)
@@ -111,6 +111,10 @@ func (p *Pool) Change(ctx context.Context, groupID, fingerprint string) error {
 	})
 	if err != nil {
 		return err
+	}
+	if p.o.Cluster != nil && !p.leads() {
+		p.tellLook(groupID)
+		return nil
 	}
 	p.mu.Lock()
 	t := p.track(groupID, fingerprint)

@@ -43,6 +43,7 @@ func (p *Pool) Levels() []Level {
 	}
 	p.mu.Unlock()
 	var out []Level
+	led := p.leaderStatus(ctx)
 	for _, l := range lanes {
 		var counts map[store.GroupState]int
 		var waiting int
@@ -57,7 +58,11 @@ func (p *Pool) Levels() []Level {
 		if err != nil { // as it was when last read
 			counts, waiting = l.counts, l.waiting
 		}
-		if level := l.level(counts, waiting); l.current || waiting > 0 || len(counts) > 0 {
+		level := l.level(counts, waiting)
+		if led != nil {
+			level.Target, level.Trouble = led[l.fingerprint].Target, led[l.fingerprint].Trouble
+		}
+		if l.current || waiting > 0 || len(counts) > 0 {
 			out = append(out, level)
 		}
 		p.mu.Unlock()

@@ -32,6 +32,7 @@ type Metrics interface {
 // Options of a pool. Store, Backend and Definitions must be given.
 type Options struct {
 	Store       store.Store
+	Cluster     store.Cluster // of other pools on the store, which see the same groups; nil: there are none
 	Backend     Backend
 	Definitions []Definition
 	Limits      map[string]Limits // by "offering/plan"
@@ -53,7 +54,9 @@ type Pool struct {
 	o     Options
 	plans map[string]string // "offering/plan" → fingerprint
 	ready chan struct{}
+	once  sync.Once // of closing ready
 	wake  chan struct{}
+	asked chan struct{} // holds a token while demands wait to be told
 	jobs  sync.WaitGroup
 
 	mu          sync.Mutex
@@ -66,6 +69,9 @@ type Pool struct {
 	seen        map[string]Observation
 	onAssigned  func(string)
 	definitions map[string]Definition // cache of the store's
+	leading     context.Context       // while this pool leads; else nil
+	demands     map[string]int        // by fingerprint, that the leader is to be told
+	sweepNow    bool
 }
 
 // lane is the pool of one definition.
@@ -116,6 +122,8 @@ func New(o Options) (*Pool, error) {
 		plans:       map[string]string{},
 		ready:       make(chan struct{}),
 		wake:        make(chan struct{}, 1),
+		asked:       make(chan struct{}, 1),
+		demands:     map[string]int{},
 		lanes:       map[string]*lane{},
 		dirty:       map[string]bool{},
 		tracks:      map[string]*track{},
@@ -158,12 +166,27 @@ func (p *Pool) Ready() <-chan struct{} { return p.ready }
 // leaves all groups where they are; the next Run adopts them. It may be called
 // once.
 func (p *Pool) Run(ctx context.Context) error {
-	defer p.jobs.Wait()
+	if p.o.Cluster != nil {
+		return p.runShared(ctx)
+	}
+	return p.lead(ctx)
+}
+
+// open closes ready.
+func (p *Pool) open() { p.once.Do(func() { close(p.ready) }) }
+
+// lead works on groups until ctx ends.
+func (p *Pool) lead(ctx context.Context) error {
+	p.beginToLead(ctx)
+	defer p.endToLead()
 	if err := p.reconcile(ctx); err != nil {
 		return err
 	}
-	close(p.ready)
+	p.open()
 	p.jobs.Go(func() { p.monitor(ctx) })
+	if p.o.Cluster != nil {
+		p.jobs.Go(func() { p.tellStatus(ctx) })
+	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	p.step(ctx, true)
@@ -189,6 +212,11 @@ func (p *Pool) stir(fingerprint string) {
 	p.mu.Lock()
 	p.dirty[fingerprint] = true
 	p.mu.Unlock()
+	p.rouse()
+}
+
+// rouse wakes the loop.
+func (p *Pool) rouse() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -207,16 +235,38 @@ func (p *Pool) Fingerprint(offering, plan string) (fingerprint string, ceiling i
 
 // Demand tells that an instance was asked for, and got a warm group (hit) or waits.
 func (p *Pool) Demand(fingerprint string, hit bool) {
+	l := p.arrived(fingerprint, 1)
+	if l == nil {
+		return
+	}
+	p.o.Metrics.Demand(l.definition.Offering, l.definition.Plan, hit)
 	p.mu.Lock()
-	l := p.lanes[fingerprint]
-	if l != nil {
-		l.arrivals.add(time.Now())
+	tell := p.o.Cluster != nil && p.leading == nil
+	if tell {
+		p.demands[fingerprint]++
 	}
 	p.mu.Unlock()
-	if l != nil {
-		p.o.Metrics.Demand(l.definition.Offering, l.definition.Plan, hit)
+	if !tell {
 		p.stir(fingerprint)
+		return
 	}
+	select {
+	case p.asked <- struct{}{}:
+	default:
+	}
+}
+
+// arrived counts demands; nil when the definition is not known.
+func (p *Pool) arrived(fingerprint string, n int) *lane {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.lanes[fingerprint]
+	if l != nil {
+		for range n {
+			l.arrivals.add(time.Now())
+		}
+	}
+	return l
 }
 
 // OnAssigned sets the function to call when a waiting instance got a group.
@@ -238,6 +288,11 @@ func (p *Pool) assigned(instanceID string) {
 // Trouble says in one sentence why no group of the definition could be made
 // lately; "" when all is well.
 func (p *Pool) Trouble(fingerprint string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if all := p.leaderStatus(ctx); all != nil {
+		return all[fingerprint].Trouble
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if l := p.lanes[fingerprint]; l != nil {

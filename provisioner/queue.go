@@ -33,9 +33,14 @@ func (p *Pool) track(id, fingerprint string) *track {
 	return t
 }
 
-// enqueue orders work on a group. Closing it replaces whatever was ordered.
+// enqueue orders work on a group, or has the leader do so. Closing it replaces whatever was ordered.
 func (p *Pool) enqueue(id, fingerprint string, a action) {
 	p.mu.Lock()
+	if p.leading == nil && p.o.Cluster != nil {
+		p.mu.Unlock()
+		p.tellLook(id)
+		return
+	}
 	t := p.track(id, fingerprint)
 	if t.want != a && t.want != actClose {
 		if a != actRepair { // that is ordered again every second

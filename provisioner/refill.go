@@ -30,6 +30,12 @@ func (p *Pool) step(ctx context.Context, all bool) {
 		}
 	}
 	p.dirty = map[string]bool{}
+	if p.sweepNow {
+		p.sweepNow = false
+		for _, l := range lanes {
+			l.sweepAt = time.Time{}
+		}
+	}
 	p.mu.Unlock()
 	for _, l := range lanes {
 		if err := p.look(ctx, l); err != nil && ctx.Err() == nil {
@@ -174,8 +180,12 @@ func (p *Pool) sweep(ctx context.Context, l *lane) error {
 	if err != nil {
 		return err
 	}
+	forgotten := forgottenAfter
+	if p.o.Cluster != nil {
+		forgotten = forgottenByOthers
+	}
 	for _, g := range groups {
-		if time.Since(g.Since) < forgottenAfter || p.engaged(g.ID) {
+		if time.Since(g.Since) < forgotten || p.engaged(g.ID) {
 			continue
 		}
 		switch g.State {

@@ -120,7 +120,7 @@ func (p *Pool) Release(ctx context.Context, groupID string) error {
 // cutOff ends what the former tenant still has, by closing the group if nothing
 // else helps, and orders what comes next.
 func (p *Pool) cutOff(ctx context.Context, id string) error {
-	done, free := p.seize(id)
+	done, free := p.seize(ctx, id)
 	defer done()
 	_, row, err := p.group(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
@@ -161,6 +161,9 @@ func (p *Pool) closeNow(ctx context.Context, row store.Group, free bool, cause e
 	if !free {
 		return cause // it is closed as soon as the other work has ended
 	}
+	if p.o.Cluster != nil && !p.leads() {
+		return p.waitGone(ctx, row.ID)
+	}
 	ctx, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
 	if err := p.finish(ctx, row.ID); err != nil {
@@ -171,12 +174,26 @@ func (p *Pool) closeNow(ctx context.Context, row store.Group, free bool, cause e
 
 // seize stops work on the group and keeps the pool from beginning any until
 // done is called. free is false when the work did not end in time.
-func (p *Pool) seize(id string) (done func(), free bool) {
-	return p.seizeAs(id, actCutoff, func() {})
+func (p *Pool) seize(ctx context.Context, id string) (done func(), free bool) {
+	return p.seizeAs(ctx, id, actCutoff, func() {})
 }
 
 // seizeAs is seize for work of that kind, which cancel ends.
-func (p *Pool) seizeAs(id string, a action, cancel context.CancelFunc) (done func(), free bool) {
+func (p *Pool) seizeAs(ctx context.Context, id string, a action, cancel context.CancelFunc) (done func(), free bool) {
+	letGo, free := p.seizeHere(id, a, cancel)
+	if !free {
+		return letGo, false
+	}
+	unlock, err := p.lockGroup(ctx, id, cancel)
+	if err != nil {
+		p.o.Logger.Error("cannot keep other brokers from a group", "group", id, "error", err)
+		return letGo, false
+	}
+	return func() { unlock(); letGo() }, true
+}
+
+// seizeHere is seizeAs within this pool.
+func (p *Pool) seizeHere(id string, a action, cancel context.CancelFunc) (done func(), free bool) {
 	limit := time.NewTimer(cutoffTime)
 	defer limit.Stop()
 	for {
@@ -189,6 +206,9 @@ func (p *Pool) seizeAs(id string, a action, cancel context.CancelFunc) (done fun
 				p.mu.Lock()
 				p.disengage(id, t)
 				fingerprint := t.fingerprint
+				if p.o.Cluster != nil && p.leading == nil {
+					delete(p.tracks, id) // the leader's is the one that counts
+				}
 				p.mu.Unlock()
 				p.stir(fingerprint)
 			}, true

@@ -187,6 +187,15 @@ func (p *Pool) repair(ctx context.Context, id string) error {
 	if err != nil || row.State != store.GroupClaimed {
 		return err
 	}
+	if p.o.Cluster != nil {
+		lease, err := p.o.Cluster.TryLock(ctx, groupLock(id))
+		if err != nil || lease == nil {
+			return err // another pool works on it; if it is not well then, it is ordered again
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer held(lease, cancel)()
+	}
 	o, err := p.o.Backend.Repair(ctx, g)
 	if err == nil && !o.Healthy() {
 		err = errors.New("group is not healthy after its repair")

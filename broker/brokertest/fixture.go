@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,8 +28,11 @@ type Fixture struct {
 	Pool   *Pool
 	Store  store.Store
 	Sealer *store.Sealer
-	stop   context.CancelFunc
-	done   chan error
+	// StopPool ends the pool before the test does.
+	StopPool func()
+	cluster  store.Cluster
+	stop     context.CancelFunc
+	done     chan error
 }
 
 // New makes a broker on a new SQLite store and runs it until the test ends.
@@ -58,26 +62,59 @@ func NewSized(t testing.TB, ceiling int, change func(*broker.Options)) *Fixture 
 	if err != nil {
 		t.Fatal(err)
 	}
+	f := &Fixture{Pool: pool, Store: db, Sealer: sealer}
+	f.run(t)
+	f.Start(t, change)
+	return f
+}
+
+// NewShared runs a broker among others on a store. They see the same groups as
+// like, if it is given.
+func NewShared(t testing.TB, s Shared, like *Fixture, change func(*broker.Options)) *Fixture {
+	t.Helper()
+	sealer, err := store.NewSealer(store.Key{ID: "test", Secret: make([]byte, 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &Fixture{Store: s, Sealer: sealer, cluster: s}
+	var pool *Pool
+	if like != nil {
+		pool = like.Pool
+	}
+	if f.Pool, err = NewSharedPool(s, DefaultCeiling, pool); err != nil {
+		t.Fatal(err)
+	}
+	f.run(t)
+	f.Start(t, change)
+	return f
+}
+
+// run runs the pool until the test ends.
+func (f *Fixture) run(t testing.TB) {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- pool.Run(ctx) }()
+	go func() { done <- f.Pool.Run(ctx) }()
+	var once sync.Once
+	f.StopPool = func() {
+		once.Do(func() {
+			stop()
+			if err := <-done; err != nil {
+				t.Errorf("the pool's Run: %v", err)
+			}
+		})
+	}
 	t.Cleanup(func() {
-		stop()
-		if err := <-done; err != nil {
-			t.Errorf("the pool's Run: %v", err)
-		}
-		for _, v := range pool.Violations() {
+		f.StopPool()
+		for _, v := range f.Pool.Violations() {
 			t.Error(v)
 		}
 	})
 	select {
-	case <-pool.Ready():
+	case <-f.Pool.Ready():
 	case <-time.After(5 * time.Second):
 		t.Fatal("the pool does not become ready")
 	}
-	f := &Fixture{Pool: pool, Store: db, Sealer: sealer}
-	f.Start(t, change)
-	return f
 }
 
 // Start runs a broker on the fixture's store and pool, as after a restart. Stop
@@ -85,7 +122,7 @@ func NewSized(t testing.TB, ceiling int, change func(*broker.Options)) *Fixture 
 func (f *Fixture) Start(t testing.TB, change func(*broker.Options)) {
 	t.Helper()
 	o := broker.Options{
-		Store: f.Store, Groups: f.Pool, Catalog: Catalog(), Sealer: f.Sealer,
+		Store: f.Store, Cluster: f.cluster, Groups: f.Pool, Catalog: Catalog(), Sealer: f.Sealer,
 		Logger:        slog.New(slog.DiscardHandler),
 		SweepInterval: 20 * time.Millisecond,
 	}

@@ -32,7 +32,27 @@ type Pool struct {
 // NewPool makes a pool whose plans may have up to ceiling groups each. The plan
 // of Small gets floor groups; others none unless they are waited for.
 func NewPool(s store.Store, ceiling int) (*Pool, error) {
-	p := &Pool{store: s, backend: newBackend(), demand: &demand{}}
+	return newPool(s, nil, newBackend(), ceiling)
+}
+
+// NewSharedPool makes a pool among others on a store. Those see the same groups
+// as like, if it is given.
+func NewSharedPool(s Shared, ceiling int, like *Pool) (*Pool, error) {
+	b := newBackend()
+	if like != nil {
+		b = like.backend
+	}
+	return newPool(s, s, b, ceiling)
+}
+
+// Shared is a store that several brokers use.
+type Shared interface {
+	store.Store
+	store.Cluster
+}
+
+func newPool(s store.Store, cluster store.Cluster, b *backend, ceiling int) (*Pool, error) {
+	p := &Pool{store: s, backend: b, demand: &demand{}}
 	limits, definitions := map[string]provisioner.Limits{}, []provisioner.Definition(nil)
 	for _, r := range Catalog() {
 		for _, plan := range r.Offering.Plans {
@@ -47,7 +67,7 @@ func NewPool(s store.Store, ceiling int) (*Pool, error) {
 	limits["box/small"] = l
 	var err error
 	p.Pool, err = provisioner.New(provisioner.Options{
-		Store: s, Backend: p.backend, Definitions: definitions, Limits: limits,
+		Store: s, Cluster: cluster, Backend: p.backend, Definitions: definitions, Limits: limits,
 		Creates: 2 * ceiling, Resets: ceiling, Logger: slog.New(slog.DiscardHandler), Metrics: p.demand,
 	})
 	return p, err
@@ -87,6 +107,19 @@ func (p *Pool) made(t testing.TB) (ids []string) {
 	}
 	return ids
 }
+
+// Allow lets n more groups of any plan be created.
+func (p *Pool) Allow(n int) {
+	for range n {
+		p.backend.allow <- struct{}{}
+	}
+}
+
+// Break makes all members of the group unwell.
+func (p *Pool) Break(group string) { p.backend.Break(group) }
+
+// Calls returns the calls of a method of the back end.
+func (p *Pool) Calls(method string) []backendtest.Call { return p.backend.Calls(method) }
 
 // OnHook lets f decide what programs do; nil makes all succeed.
 func (p *Pool) OnHook(f func(context.Context, Run) error) {

@@ -53,6 +53,9 @@ const (
 	bodyTooSlow        broker.Code = "body too slow"
 )
 
+// retryUnavailable is when to ask again for what is away just now.
+const retryUnavailable = 5 * time.Second
+
 func refusal(e *broker.Error) answer {
 	s, ok := statuses[e.Code]
 	if !ok {
@@ -64,6 +67,8 @@ func refusal(e *broker.Error) answer {
 	}
 	ans := answer{status: s.status, body: body}
 	switch e.Code {
+	case broker.Unavailable:
+		ans.retry = retryUnavailable
 	case bodyTooLarge, bodyTooSlow: // the rest of the body is not wanted
 		ans.header = [][2]string{{"Connection", "close"}}
 	}

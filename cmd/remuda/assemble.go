@@ -7,14 +7,12 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/image"
 	"github.com/remuda/remuda/provisioner/local"
 	"github.com/remuda/remuda/store"
-	"github.com/remuda/remuda/store/sqlite"
 )
 
 // parts are what broker and maintenance commands are made of.
@@ -23,6 +21,7 @@ type parts struct {
 	recipes []catalog.Recipe
 	image   string
 	store   store.Store
+	cluster store.Cluster // nil: there are no other brokers
 	sealer  *store.Sealer
 	signing [][]byte // keys of dashboard links
 	home    *home
@@ -66,8 +65,9 @@ func openHost(ctx context.Context, c Config, log *slog.Logger, progress io.Write
 	if err := lockDown(c.StateDir); err != nil {
 		return nil, err
 	}
+	// Groups of the local back end are on one host, so there is one broker.
 	var err error
-	if p.store, err = sqlite.Open(ctx, databasePath(c)); err != nil {
+	if p.store, p.cluster, err = openStore(ctx, c, c.Backend != "local"); err != nil {
 		return nil, err
 	}
 	p.store = withCrashPoints(p.store)
@@ -114,7 +114,7 @@ func (p *parts) newPool(log *slog.Logger, metrics provisioner.Metrics) (*provisi
 		}
 	}
 	return provisioner.New(provisioner.Options{
-		Store: p.store, Backend: p.home.Backend, Definitions: definitions, Limits: limits,
+		Store: p.store, Cluster: p.cluster, Backend: p.home.Backend, Definitions: definitions, Limits: limits,
 		Creates: p.config.Parallel.Creates, Resets: p.config.Parallel.Resets, Logger: log, Metrics: metrics,
 	})
 }
@@ -127,17 +127,10 @@ func (p *parts) ready(pool *provisioner.Pool) error {
 	default:
 		return fmt.Errorf("the pool is still comparing the store with the host")
 	}
-	if err := p.store.View(context.Background(), func(store.Tx) error { return nil }); err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(context.Background(), storeTime)
+	defer cancel()
+	if err := p.store.View(ctx, func(store.Tx) error { return nil }); err != nil {
+		return fmt.Errorf("the store does not answer: %w", err)
 	}
 	return p.home.check(context.Background())
-}
-
-func cutAnyPrefix(s string, prefixes ...string) (string, bool) {
-	for _, p := range prefixes {
-		if rest, ok := strings.CutPrefix(s, p); ok {
-			return rest, true
-		}
-	}
-	return s, false
 }

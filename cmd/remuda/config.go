@@ -25,24 +25,26 @@ import (
 // Config is everything an operator can set. manifests/remuda.yaml shows every
 // key with its default and an explanation.
 type Config struct {
-	Listen       string           `yaml:"listen"`        // host:port of the API
-	Username     string           `yaml:"username"`      // of the platform
-	PasswordFile string           `yaml:"password_file"` // default <state_dir>/password, made with a random password
-	Backend      string           `yaml:"backend"`       // where groups live: local or kubernetes
-	StateDir     string           `yaml:"state_dir"`
-	ImageDir     string           `yaml:"image_dir"`
-	DatabaseURL  string           `yaml:"database_url"` // "" is SQLite in the state folder
-	SealKeyFile  string           `yaml:"seal_key_file"`
-	Recipes      []string         `yaml:"recipes"`   // folders with the operator's own recipes
-	Offerings    []string         `yaml:"offerings"` // which to offer; empty is all
-	Publish      PublishConfig    `yaml:"publish"`
-	Egress       EgressConfig     `yaml:"egress"`
-	Kubernetes   KubernetesConfig `yaml:"kubernetes"`
-	Pools        map[string]Pool  `yaml:"pools"`
-	Limits       Limits           `yaml:"limits"`
-	Parallel     Parallel         `yaml:"parallel"`
-	Audit        AuditConfig      `yaml:"audit"`
-	Dashboard    DashboardConfig  `yaml:"dashboard"`
+	Listen       string `yaml:"listen"`        // host:port of the API
+	Username     string `yaml:"username"`      // of the platform
+	PasswordFile string `yaml:"password_file"` // default <state_dir>/password, made with a random password
+	Backend      string `yaml:"backend"`       // where groups live: local or kubernetes
+	StateDir     string `yaml:"state_dir"`
+	ImageDir     string `yaml:"image_dir"`
+	DatabaseURL  string `yaml:"database_url"` // "" is SQLite in the state folder
+	// DatabaseURLFile holds the URL instead, so that a password is in no other file.
+	DatabaseURLFile string           `yaml:"database_url_file"`
+	SealKeyFile     string           `yaml:"seal_key_file"`
+	Recipes         []string         `yaml:"recipes"`   // folders with the operator's own recipes
+	Offerings       []string         `yaml:"offerings"` // which to offer; empty is all
+	Publish         PublishConfig    `yaml:"publish"`
+	Egress          EgressConfig     `yaml:"egress"`
+	Kubernetes      KubernetesConfig `yaml:"kubernetes"`
+	Pools           map[string]Pool  `yaml:"pools"`
+	Limits          Limits           `yaml:"limits"`
+	Parallel        Parallel         `yaml:"parallel"`
+	Audit           AuditConfig      `yaml:"audit"`
+	Dashboard       DashboardConfig  `yaml:"dashboard"`
 	// OperationMemory is how long finished operations can be polled.
 	OperationMemory Duration `yaml:"operation_memory"`
 	// ProvisionTimeout is how long an instance waits for a group before its create fails.
@@ -184,13 +186,20 @@ func (c *Config) environment(get func(string) string) {
 	}{
 		"REMUDA_LISTEN": {"listen", &c.Listen}, "REMUDA_USERNAME": {"username", &c.Username}, "REMUDA_PASSWORD": {"", &c.password},
 		"REMUDA_STATE_DIR": {"state_dir", &c.StateDir}, "REMUDA_IMAGE_DIR": {"image_dir", &c.ImageDir},
-		"REMUDA_DATABASE_URL": {"database_url", &c.DatabaseURL},
-		"REMUDA_BACKEND":      {"backend", &c.Backend}, "REMUDA_KUBERNETES_IMAGE": {"kubernetes.image", &c.Kubernetes.Image},
+		"REMUDA_DATABASE_URL": {"database_url", &c.DatabaseURL}, "REMUDA_DATABASE_URL_FILE": {"database_url_file", &c.DatabaseURLFile},
+		"REMUDA_BACKEND": {"backend", &c.Backend}, "REMUDA_KUBERNETES_IMAGE": {"kubernetes.image", &c.Kubernetes.Image},
 	} {
 		if v := get(name); v != "" {
 			*setting.field = v
 			c.origin.variables[setting.key] = name
 		}
+	}
+	// Either of the two wins over both in the file.
+	url, file := c.origin.variables["database_url"] != "", c.origin.variables["database_url_file"] != ""
+	if url && !file {
+		c.DatabaseURLFile = ""
+	} else if file && !url {
+		c.DatabaseURL = ""
 	}
 }
 

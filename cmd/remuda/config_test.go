@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -71,7 +72,7 @@ func TestValidateNamesEveryFault(t *testing.T) {
 	c := DefaultConfig()
 	c.Listen, c.Username, c.StateDir, c.Publish.Ports = "nowhere", "a:b", "relative", "9-1"
 	c.Pools = map[string]Pool{"default": {}, "mysql/small": {Floor: ptr(9), Ceiling: ptr(3)}}
-	c.DatabaseURL = "postgres://x"
+	c.DatabaseURL = "mysql://x"
 	c.Egress.Deny = []string{"10.0.0.0/8", "10.0.0.1", "::ffff:10.0.0.0/104"}
 	err := c.Validate()
 	if err == nil {
@@ -80,6 +81,43 @@ func TestValidateNamesEveryFault(t *testing.T) {
 	for _, want := range []string{"listen", "username", "state_dir", "publish.ports", "pools.mysql/small", "database_url", `"10.0.0.1"`, `"::ffff:10.0.0.0/104"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %q", want, err)
+		}
+	}
+}
+
+// The database is given by its URL or in a file, and its password is never shown.
+func TestDatabaseURL(t *testing.T) {
+	const secret = "s3cret"
+	file := filepath.Join(t.TempDir(), "url")
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := "postgres://u:" + secret + "@db.example/remuda?sslmode=verify-full"
+	write(good + "\n")
+	for _, c := range []struct {
+		url, file, text string
+		ok              bool
+	}{
+		{"", "", "", true},
+		{"sqlite:///x", "", "", true},
+		{good, "", "", true},
+		{"", file, good, true},
+		{good, file, "", false},
+		{"mysql://u:" + secret + "@h/x", "", "", false},
+		{"postgres://u:" + secret + "@h:port/x", "", "", false},
+		{"", file + "-not", "", false},
+		{"", file, "postgres://u:" + secret + "%zz@h/x", false},
+	} {
+		if c.text != "" {
+			write(c.text)
+		}
+		config := DefaultConfig()
+		config.DatabaseURL, config.DatabaseURLFile = c.url, c.file
+		err := config.Validate()
+		if (err == nil) != c.ok || err != nil && strings.Contains(err.Error(), secret) {
+			t.Errorf("%q, %q: %v", c.url, c.file, err)
 		}
 	}
 }

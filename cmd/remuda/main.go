@@ -59,7 +59,8 @@ instead of making a new one.
 Settings come from a YAML file (--config or REMUDA_CONFIG; see
 manifests/remuda.yaml for every key) and from the environment, which wins:
   REMUDA_LISTEN, REMUDA_USERNAME, REMUDA_PASSWORD, REMUDA_STATE_DIR,
-  REMUDA_IMAGE_DIR, REMUDA_DATABASE_URL, REMUDA_CONFIG`,
+  REMUDA_IMAGE_DIR, REMUDA_CONFIG, REMUDA_DATABASE_URL (sqlite:///file, or
+  postgres://user@host/database), REMUDA_DATABASE_URL_FILE (a file with that URL)`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -63,7 +62,7 @@ func serve(ctx context.Context, c Config, recipes []catalog.Recipe, stdout, stde
 		return err
 	}
 	b, err := broker.New(broker.Options{
-		Store: p.store, Groups: timedGroups{pool, metrics}, Catalog: p.recipes, Sealer: p.sealer, Logger: log,
+		Store: p.store, Cluster: p.cluster, Groups: timedGroups{pool, metrics}, Catalog: p.recipes, Sealer: p.sealer, Logger: log,
 		Limits: c.Limits.forBroker(), AuditKeep: time.Duration(c.Audit.Keep), Links: brokerLinks(links),
 		OperationMemory: time.Duration(c.OperationMemory), ProvisionTimeout: time.Duration(c.ProvisionTimeout),
 	})
@@ -140,14 +139,6 @@ See the catalog:
 
 SIGTERM or Ctrl-C stops the broker; claimed groups go on running.
 `, version, addr, c.Username, where, c.StateDir, c.Username, show, addr)
-}
-
-// databasePath is where SQLite keeps its file.
-func databasePath(c Config) string {
-	if path, ok := cutAnyPrefix(c.DatabaseURL, "sqlite://", "file://", "sqlite:", "file:"); ok {
-		return path
-	}
-	return filepath.Join(c.StateDir, "remuda.db")
 }
 
 // lockDown makes the state folder root's alone.

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -95,9 +94,16 @@ func (c *Config) Validate() error {
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
 		at("log_level")("log_level %q is none of debug, info, warn, error", c.LogLevel)
 	}
-	if c.DatabaseURL != "" {
-		if u, err := url.Parse(c.DatabaseURL); err != nil || (u.Scheme != "sqlite" && u.Scheme != "file") {
-			at("database_url")("database_url must be sqlite:///path/to/file (PostgreSQL is not there yet)")
+	if c.DatabaseURL != "" && c.DatabaseURLFile != "" {
+		at("database_url")("database_url and database_url_file exclude each other")
+	} else if err := checkDatabase(c.DatabaseURL); err != nil {
+		at("database_url")("database_url: %v", err)
+	}
+	if c.DatabaseURLFile != "" {
+		if text, err := c.databaseURL(); err != nil {
+			at("database_url_file")("%v", err)
+		} else if err := checkDatabase(text); err != nil {
+			at("database_url_file")("the URL in database_url_file: %v", err)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Pools)) {

@@ -3,26 +3,25 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 
 	"github.com/remuda/remuda/store"
+	"github.com/remuda/remuda/store/internal/sqlstore"
 )
 
 // conn is one connection with its prepared statements. One goroutine uses it
 // at a time. Statements run without the caller's context: a half-run one would
 // end the transaction of others.
 type conn struct {
-	c         *sql.Conn
-	prepared  map[string]*sql.Stmt
-	auditHead *store.AuditRecord // the last one written through this connection; nil when that is not known
+	c        *sql.Conn
+	prepared map[string]*sql.Stmt
+	memory   sqlstore.Memory // nobody else writes
 }
 
-// undo runs a statement that takes writes back.
-func (c *conn) undo(query string) error {
-	c.auditHead = nil
-	return c.run(query)
-}
+var (
+	_ sqlstore.Session = (*conn)(nil)
+	_ sqlstore.Engine  = (*conn)(nil)
+)
 
 func newConn(ctx context.Context, db *sql.DB) (*conn, error) {
 	c, err := db.Conn(ctx)
@@ -32,8 +31,8 @@ func newConn(ctx context.Context, db *sql.DB) (*conn, error) {
 	return &conn{c: c, prepared: map[string]*sql.Stmt{}}, nil
 }
 
-// close gives the connection back to its pool, which otherwise could not close it.
-func (c *conn) close() {
+// Close gives the connection back to its pool, which otherwise could not close it.
+func (c *conn) Close() {
 	for _, s := range c.prepared {
 		_ = s.Close()
 	}
@@ -54,94 +53,93 @@ func (c *conn) prepare(query string) (*sql.Stmt, error) {
 
 func (c *conn) run(query string) error {
 	s, err := c.prepare(query)
-	if err != nil {
+	if err == nil {
+		_, err = s.Exec()
+	}
+	return failed(query, err)
+}
+
+func failed(query string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %s: %w", store.ErrUnavailable, query, err)
+}
+
+// Begin, Tx, Keep, Undo, Commit, Rollback and Again implement sqlstore.Engine.
+
+func (c *conn) Begin() error     { return c.run("BEGIN IMMEDIATE") }
+func (c *conn) Tx() *sqlstore.Tx { return sqlstore.NewTx(c, &c.memory, 1) }
+func (c *conn) Savepoint() error { return c.run("SAVEPOINT closure") }
+func (c *conn) Commit() error    { return c.run("COMMIT") }
+
+func (c *conn) Keep(wrote bool) error {
+	if !wrote {
+		return nil
+	}
+	return c.run("RELEASE closure")
+}
+
+func (c *conn) Undo(wrote bool) error {
+	if !wrote {
+		return nil
+	}
+	if err := c.run("ROLLBACK TO closure"); err != nil {
 		return err
 	}
-	_, err = s.Exec()
+	return c.run("RELEASE closure")
+}
+
+func (c *conn) Rollback() {
+	c.memory.Forget()
+	_ = c.run("ROLLBACK") // SQLite may have rolled back itself
+}
+
+// Admit: nobody else can have taken a lock.
+func (c *conn) Admit(context.Context) error { return nil }
+
+func (c *conn) Undoable(error) bool    { return true }
+func (c *conn) Again(error, bool) bool { return false }
+
+// Write, Change and Rows implement sqlstore.Session.
+
+func (c *conn) Write(query string, args ...any) error {
+	_, err := c.exec(query, args)
 	return err
 }
 
-var (
-	errEnded    = errors.New("transaction used after its closure ended")
-	errReadOnly = errors.New("write in a View")
-)
-
-// tx is a store.Tx.
-type tx struct {
-	c        *conn
-	ctx      context.Context
-	readOnly bool
-	wrote    bool
-	ended    bool
-	err      error // first failure of the database; the transaction is void
-}
-
-func (t *tx) end() { t.ended = true }
-
-// usable says why nothing can be done any more, if so.
-func (t *tx) usable() error {
-	switch {
-	case t.ended:
-		return errEnded
-	case t.err != nil:
-		return t.err
-	}
-	return t.ctx.Err()
-}
-
-func (t *tx) fail(query string, err error) error {
-	t.err = fmt.Errorf("%w: %s: %w", store.ErrUnavailable, query, err)
-	return t.err
-}
-
-// exec writes. Before the first write of the closure it sets the savepoint to
-// which a failing closure goes back.
-func (t *tx) exec(query string, args ...any) (int, error) {
-	if err := t.usable(); err != nil {
+func (c *conn) Change(query string, args ...any) (int, error) {
+	r, err := c.exec(query, args)
+	if err != nil {
 		return 0, err
 	}
-	if t.readOnly {
-		return 0, errReadOnly
-	}
-	if !t.wrote {
-		if err := t.c.run("SAVEPOINT closure"); err != nil {
-			return 0, t.fail("savepoint", err)
-		}
-		t.wrote = true
-	}
-	s, err := t.c.prepare(query)
-	if err != nil {
-		return 0, t.fail(query, err)
-	}
-	r, err := s.Exec(args...)
-	if err != nil {
-		return 0, t.fail(query, err)
-	}
 	n, err := r.RowsAffected()
-	return int(n), err
+	return int(n), failed(query, err)
 }
 
-// rows reads; each is called for every row.
-func (t *tx) rows(each func(*sql.Rows) error, query string, args ...any) (err error) {
-	if err := t.usable(); err != nil {
-		return err
-	}
-	s, err := t.c.prepare(query)
+func (c *conn) exec(query string, args []any) (sql.Result, error) {
+	s, err := c.prepare(query)
 	if err != nil {
-		return t.fail(query, err)
+		return nil, failed(query, err)
+	}
+	r, err := s.Exec(args...)
+	return r, failed(query, err)
+}
+
+func (c *conn) Rows(each func(*sql.Rows) error, query string, args ...any) error {
+	s, err := c.prepare(query)
+	if err != nil {
+		return failed(query, err)
 	}
 	rows, err := s.Query(args...)
 	if err != nil {
-		return t.fail(query, err)
+		return failed(query, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		if err := each(rows); err != nil {
-			return t.fail(query, err)
+			return failed(query, err)
 		}
 	}
-	if err := rows.Err(); err != nil {
-		return t.fail(query, err)
-	}
-	return nil
+	return failed(query, rows.Err())
 }

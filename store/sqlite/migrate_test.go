@@ -9,6 +9,7 @@ import (
 	"testing/fstest"
 
 	"github.com/remuda/remuda/store"
+	"github.com/remuda/remuda/store/internal/sqlstore"
 )
 
 func TestRefusesNewerSchema(t *testing.T) {
@@ -42,11 +43,11 @@ func TestMigrationIsAllOrNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := migrate(t.Context(), c); err != nil {
+	if err := sqlstore.Migrate(t.Context(), c, migrations, ""); err != nil {
 		t.Fatal(err)
 	}
-	bad := migration{version: 2, sql: "CREATE TABLE half (a); CREATE TABLE groups (again);"}
-	if err := bad.apply(t.Context(), c); err == nil {
+	bad := sqlstore.Migration{Version: 99, SQL: "CREATE TABLE half (a); CREATE TABLE groups (again);"}
+	if _, err := bad.Apply(t.Context(), c, ""); err == nil {
 		t.Fatal("applied")
 	}
 	var n int
@@ -61,7 +62,7 @@ func TestMigrationsAreNumbered(t *testing.T) {
 		for _, f := range files {
 			fsys[f] = &fstest.MapFile{}
 		}
-		if _, err := readMigrations(fsys); err == nil {
+		if _, err := sqlstore.ReadMigrations(fsys); err == nil {
 			t.Errorf("%v accepted", files)
 		}
 	}
@@ -77,23 +78,23 @@ func TestLookupsUseIndexes(t *testing.T) {
 	c := <-s.readers
 	defer func() { s.readers <- c }()
 	for query, index := range map[string]string{
-		groups.get:    "sqlite_autoindex_groups_1",
-		instances.get: "sqlite_autoindex_instances_1",
+		"SELECT body FROM groups WHERE id = ?":                                                                         "sqlite_autoindex_groups_1",
+		"SELECT body FROM instances WHERE id = ?":                                                                      "sqlite_autoindex_instances_1",
 		"SELECT body FROM groups WHERE fingerprint = ? AND state = 'warm' ORDER BY since, id LIMIT 1":                  "groups_warm",
 		"SELECT body FROM groups WHERE fingerprint = ? ORDER BY created, id":                                           "groups_age",
 		"SELECT state, n FROM group_counts WHERE fingerprint = ? AND n > 0":                                            "PRIMARY KEY",
-		"SELECT body FROM instances WHERE " + waiting + " ORDER BY created, id LIMIT ?":                                "instances_waiting",
-		"SELECT count(*) FROM instances WHERE " + waiting:                                                              "instances_waiting",
+		"SELECT body FROM instances WHERE " + sqlstore.Waiting + " ORDER BY created, id LIMIT ?":                       "instances_waiting",
+		"SELECT count(*) FROM instances WHERE " + sqlstore.Waiting:                                                     "instances_waiting",
 		"SELECT body FROM instances WHERE state = ? AND state <> 'ready' ORDER BY created, id":                         "instances_unready",
-		countIn + "level = 1 AND org = ? AND service_id = ?":                                                           "PRIMARY KEY (level=? AND org=?)",
-		countIn + "level = 1 AND org = ? AND space = ?":                                                                "PRIMARY KEY (level=? AND org=? AND space=?)",
-		countIn + "level = 0 AND org = '' AND space = '' AND service_id = ? AND plan_id = ?":                           "PRIMARY KEY (level=? AND org=? AND space=? AND service_id=? AND plan_id=?)",
+		sqlstore.CountIn + "level = 1 AND org = ? AND service_id = ?":                                                  "PRIMARY KEY (level=? AND org=?)",
+		sqlstore.CountIn + "level = 1 AND org = ? AND space = ?":                                                       "PRIMARY KEY (level=? AND org=? AND space=?)",
+		sqlstore.CountIn + "level = 0 AND org = '' AND space = '' AND service_id = ? AND plan_id = ?":                  "PRIMARY KEY (level=? AND org=? AND space=? AND service_id=? AND plan_id=?)",
 		"SELECT body FROM bindings WHERE instance_id = ? ORDER BY created, id":                                         "bindings_instance",
 		"SELECT body FROM operations WHERE instance_id = ? AND binding_id = ? ORDER BY started DESC, seq DESC LIMIT 1": "operations_subject",
 		"SELECT body FROM operations WHERE state = 'in progress' ORDER BY started, seq":                                "operations_running",
-		auditPage:   "PRIMARY KEY (rowid<?)",
-		auditOf:     "audit_instance",
-		auditRemove: "PRIMARY KEY (rowid=?)",
+		sqlstore.AuditPage:   "PRIMARY KEY (rowid<?)",
+		sqlstore.AuditOf:     "audit_instance",
+		sqlstore.AuditRemove: "PRIMARY KEY (rowid=?)",
 		"DELETE FROM operations WHERE state <> 'in progress' AND finished < ?": "operations_finished",
 	} {
 		rows, err := c.c.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)
@@ -123,7 +124,7 @@ func TestMigrationCountsWhatIsThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := readMigrations(migrations)
+	all, err := sqlstore.ReadMigrations(migrations)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +135,7 @@ func TestMigrationCountsWhatIsThere(t *testing.T) {
 	if _, err := c.ExecContext(t.Context(), "CREATE TABLE schema_version (version INTEGER NOT NULL)"); err != nil {
 		t.Fatal(err)
 	}
-	if err := all[0].apply(t.Context(), c); err != nil {
+	if _, err := all[0].Apply(t.Context(), c, ""); err != nil {
 		t.Fatal(err)
 	}
 	for _, i := range []store.Instance{{ID: "a", ServiceID: "s", PlanID: "p", OrgGUID: "o", SpaceGUID: "x"}, {ID: "b", ServiceID: "s", PlanID: "q"}} {

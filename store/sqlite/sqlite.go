@@ -1,12 +1,7 @@
 // Package sqlite keeps the store in one SQLite file: the embedded default for
 // a single broker process.
 //
-// Writes are group commits. One writer has the only writing connection; it
-// takes the Update calls that wait, runs their closures one after the other,
-// each inside its own savepoint of one transaction, commits once, and only then
-// answers them all. So the price of making a change durable is shared by
-// everybody who waited for it. A closure runs on its caller's goroutine: what
-// panics there, unwinds there, and undoes nothing but itself.
+// Writes are group commits (see sqlstore.Writer) on the only connection that writes.
 //
 // Readers have their own connections and see the last commit (WAL).
 package sqlite
@@ -14,6 +9,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"embed"
 	"fmt"
 	"net/url"
 	"os"
@@ -23,20 +19,21 @@ import (
 	_ "modernc.org/sqlite" // driver "sqlite"
 
 	"github.com/remuda/remuda/store"
+	"github.com/remuda/remuda/store/internal/sqlstore"
 )
+
+//go:embed migrations/*.sql
+var migrations embed.FS
 
 // Store is a store.Store in one file.
 type Store struct {
-	lock     *os.File
-	db       *sql.DB // the writer's
-	reading  *sql.DB
-	readers  chan *conn // those that are free
-	queue    chan *request
-	closing  chan struct{}
-	closed   chan struct{} // closed when the writer has ended
-	expected int           // closures of the last batch; the writer's
-	once     sync.Once
-	err      error // of closing
+	lock    *os.File
+	writer  *sqlstore.Writer
+	db      *sql.DB // the writer's
+	reading *sql.DB
+	readers chan *conn // those that are free
+	once    sync.Once
+	err     error // of closing
 }
 
 var _ store.Store = (*Store)(nil)
@@ -44,16 +41,11 @@ var _ store.Store = (*Store)(nil)
 // Open opens the store in the file, or makes it with mode 0600. Only one
 // process at a time may have it open.
 func Open(ctx context.Context, path string) (_ *Store, err error) {
-	lock, err := acquire(path)
+	lock, err := sqlstore.Acquire(path+".lock", path)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{
-		lock:    lock,
-		queue:   make(chan *request, maxBatch),
-		closing: make(chan struct{}),
-		closed:  make(chan struct{}),
-	}
+	s := &Store{lock: lock, writer: sqlstore.NewWriter()}
 	defer func() {
 		if err != nil {
 			s.release()
@@ -66,13 +58,13 @@ func Open(ctx context.Context, path string) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %q: %w", path, err)
 	}
-	if err := migrate(ctx, writer.c); err != nil {
+	if err := sqlstore.Migrate(ctx, writer.c, migrations, ""); err != nil {
 		return nil, fmt.Errorf("open store %q: %w", path, err)
 	}
 	if err := s.openReaders(ctx, path); err != nil {
 		return nil, fmt.Errorf("open store %q: %w", path, err)
 	}
-	go s.write(writer)
+	go s.writer.Run(writer)
 	return s, nil
 }
 
@@ -112,6 +104,11 @@ func dsn(path string, pragmas ...string) string {
 	return u.String()
 }
 
+// Update implements store.Store.
+func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
+	return s.writer.Update(ctx, fn)
+}
+
 // View implements store.Store.
 func (s *Store) View(ctx context.Context, fn func(store.Tx) error) error {
 	if err := ctx.Err(); err != nil {
@@ -119,38 +116,37 @@ func (s *Store) View(ctx context.Context, fn func(store.Tx) error) error {
 	}
 	var c *conn
 	select {
-	case <-s.closing:
+	case <-s.writer.Closing():
 		return store.ErrUnavailable
 	default:
 	}
 	select {
 	case c = <-s.readers:
-	case <-s.closing:
+	case <-s.writer.Closing():
 		return store.ErrUnavailable
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	defer func() { s.readers <- c }()
 	if err := c.run("BEGIN"); err != nil {
-		return fmt.Errorf("begin to read: %w", err)
+		return err
 	}
 	defer c.run("ROLLBACK") //nolint:errcheck // nothing was written
-	t := &tx{c: c, ctx: ctx, readOnly: true}
-	defer t.end()
+	t := sqlstore.NewView(ctx, c)
+	defer t.End()
 	if err := fn(t); err != nil {
 		return err
 	}
-	return t.err
+	return t.Err()
 }
 
 // Close implements store.Store: calls that have begun get their outcome, all
 // others ErrUnavailable. It must not be called inside a closure.
 func (s *Store) Close() error {
 	s.once.Do(func() {
-		close(s.closing)
-		<-s.closed
+		s.writer.Close()
 		for range cap(s.readers) {
-			(<-s.readers).close() // none is in use any more
+			(<-s.readers).Close() // none is in use any more
 		}
 		s.err = s.release()
 	})

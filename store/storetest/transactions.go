@@ -128,7 +128,10 @@ func claimOrder(t *testing.T, s store.Store) {
 }
 
 // claimsExclude: each warm group goes to one instance only.
-func claimsExclude(t *testing.T, s store.Store) {
+func claimsExclude(t *testing.T, s store.Store) { claimsExcludeIn(t, s) }
+
+func claimsExcludeIn(t *testing.T, stores ...store.Store) {
+	s := stores[0]
 	const warm, clients = 40, 16
 	update(t, s, func(tx store.Tx) error {
 		for i := range warm {
@@ -146,7 +149,7 @@ func claimsExclude(t *testing.T, s store.Store) {
 			for n := 0; ; n++ {
 				id := fmt.Sprintf("i%d-%d", c, n)
 				var g store.Group
-				err := s.Update(context.Background(), func(tx store.Tx) (err error) {
+				err := stores[c%len(stores)].Update(context.Background(), func(tx store.Tx) (err error) {
 					if g, err = tx.Groups().ClaimWarm("f", id, at(n)); err != nil {
 						return err
 					}

@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"database/sql"
@@ -8,25 +8,34 @@ import (
 	"github.com/remuda/remuda/store"
 )
 
-func (t *tx) Definitions() store.Table[store.Definition] {
+func (t *Tx) Definitions() store.Table[store.Definition] {
 	return table[store.Definition]{t, definitions}
 }
-func (t *tx) Groups() store.Groups { return groupTable{table[store.Group]{t, groups}} }
-func (t *tx) Instances() store.Instances {
+func (t *Tx) Groups() store.Groups { return groupTable{table[store.Group]{t, groups}} }
+func (t *Tx) Instances() store.Instances {
 	return instanceTable{table[store.Instance]{t, instances}}
 }
-func (t *tx) Bindings() store.Bindings { return bindingTable{table[store.Binding]{t, bindings}} }
-func (t *tx) Operations() store.Operations {
+func (t *Tx) Bindings() store.Bindings { return bindingTable{table[store.Binding]{t, bindings}} }
+func (t *Tx) Operations() store.Operations {
 	return operationTable{table[store.Operation]{t, operations}}
 }
 
 type groupTable struct{ table[store.Group] }
 
+// nextWarm finds the groups that have been warm longest.
+const nextWarm = "SELECT body FROM groups WHERE fingerprint = ? AND state = 'warm' ORDER BY since, id LIMIT ?"
+
+// ahead is what was read of the warm groups of a definition.
+type ahead struct {
+	fingerprint string
+	groups      []store.Group
+}
+
 func (t groupTable) ClaimWarm(fingerprint, instanceID string, now time.Time) (store.Group, error) {
 	if t.t.readOnly {
 		return store.Group{}, errReadOnly
 	}
-	g, err := t.first("SELECT body FROM groups WHERE fingerprint = ? AND state = 'warm' ORDER BY since, id LIMIT 1", fingerprint)
+	g, err := t.nextWarm(fingerprint)
 	if err != nil {
 		return store.Group{}, err
 	}
@@ -36,8 +45,38 @@ func (t groupTable) ClaimWarm(fingerprint, instanceID string, now time.Time) (st
 		return store.Group{}, err
 	}
 	// Not Put: this leaves alone the indexes whose columns do not change.
-	_, err = t.t.exec("UPDATE groups SET state = 'claimed', since = ?, body = ? WHERE id = ?", nanos(now), body, g.ID)
-	return g, err
+	return g, t.t.Write("UPDATE groups SET state = 'claimed', since = ?, body = ? WHERE id = ?", nanos(now), body, g.ID)
+}
+
+func (t groupTable) nextWarm(fingerprint string) (store.Group, error) {
+	if t.t.readAhead <= 1 {
+		return t.first(nextWarm, fingerprint, 1)
+	}
+	known := t.t.memory.warm
+	if known == nil || known.fingerprint != fingerprint || len(known.groups) == 0 {
+		groups, err := t.all(nextWarm, fingerprint, t.t.readAhead)
+		if err != nil {
+			return store.Group{}, err
+		}
+		if len(groups) == 0 {
+			return store.Group{}, store.ErrNotFound
+		}
+		known = &ahead{fingerprint, groups}
+	}
+	// A new value: what an Undo goes back to must stay as it is.
+	t.t.memory.warm = &ahead{fingerprint, known.groups[1:]}
+	return known.groups[0], nil
+}
+
+// Put and Delete may change which groups are warm.
+func (t groupTable) Put(g store.Group) error {
+	t.t.memory.warm = nil
+	return t.table.Put(g)
+}
+
+func (t groupTable) Delete(id string) error {
+	t.t.memory.warm = nil
+	return t.table.Delete(id)
 }
 
 func (t groupTable) Of(fingerprint string) ([]store.Group, error) {
@@ -46,7 +85,7 @@ func (t groupTable) Of(fingerprint string) ([]store.Group, error) {
 
 func (t groupTable) Count(fingerprint string) (map[store.GroupState]int, error) {
 	counts := map[store.GroupState]int{}
-	err := t.t.rows(func(r *sql.Rows) error {
+	err := t.t.Rows(func(r *sql.Rows) error {
 		var state string
 		var n int
 		err := r.Scan(&state, &n)
@@ -58,14 +97,15 @@ func (t groupTable) Count(fingerprint string) (map[store.GroupState]int, error) 
 
 type instanceTable struct{ table[store.Instance] }
 
-const waiting = "fingerprint = ? AND state = 'creating' AND group_id = ''"
+// Waiting is the condition for instances that wait for a group.
+const Waiting = "fingerprint = ? AND state = 'creating' AND group_id = ''"
 
 func (t instanceTable) Waiting(fingerprint string, limit int) ([]store.Instance, error) {
-	return t.all("SELECT body FROM instances WHERE "+waiting+" ORDER BY created, id LIMIT ?", fingerprint, max(limit, 0))
+	return t.all("SELECT body FROM instances WHERE "+Waiting+" ORDER BY created, id LIMIT ?", fingerprint, max(limit, 0))
 }
 
 func (t instanceTable) CountWaiting(fingerprint string) (int, error) {
-	return t.number("SELECT count(*) FROM instances WHERE "+waiting, fingerprint)
+	return t.number("SELECT count(*) FROM instances WHERE "+Waiting, fingerprint)
 }
 
 func (t instanceTable) InState(s store.InstanceState) ([]store.Instance, error) {
@@ -76,7 +116,8 @@ func (t instanceTable) Page(after string, limit int) ([]store.Instance, error) {
 	return t.all("SELECT body FROM instances WHERE id > ? ORDER BY id LIMIT ?", after, max(limit, 0))
 }
 
-const countIn = "SELECT coalesce(sum(n), 0) FROM instance_counts WHERE "
+// CountIn begins the query that counts instances.
+const CountIn = "SELECT coalesce(sum(n), 0) FROM instance_counts WHERE "
 
 func (t instanceTable) CountIn(s store.InstanceScope) (int, error) {
 	where, args := "level = 0 AND org = '' AND space = ''", []any(nil)
@@ -92,7 +133,7 @@ func (t instanceTable) CountIn(s store.InstanceScope) (int, error) {
 			where, args = where+" AND plan_id = ?", append(args, s.PlanID)
 		}
 	}
-	return t.number(countIn+where, args...)
+	return t.number(CountIn+where, args...)
 }
 
 type bindingTable struct{ table[store.Binding] }
@@ -122,5 +163,5 @@ func (t operationTable) Running() ([]store.Operation, error) {
 }
 
 func (t operationTable) DeleteFinishedBefore(before time.Time) (int, error) {
-	return t.t.exec("DELETE FROM operations WHERE state <> 'in progress' AND finished < ?", nanos(before))
+	return t.t.Change("DELETE FROM operations WHERE state <> 'in progress' AND finished < ?", nanos(before))
 }

@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"database/sql"
@@ -66,7 +66,7 @@ func nanos(t time.Time) int64 {
 
 // table is a store.Table.
 type table[T any] struct {
-	t *tx
+	t *Tx
 	l *layout[T]
 }
 
@@ -77,12 +77,11 @@ func (t table[T]) Put(record T) error {
 	if err != nil {
 		return fmt.Errorf("put into %s: %w", t.l.name, err)
 	}
-	_, err = t.t.exec(t.l.put, append(t.l.values(record), body)...)
-	return err
+	return t.t.Write(t.l.put, append(t.l.values(record), body)...)
 }
 
 func (t table[T]) Delete(id string) error {
-	n, err := t.t.exec(t.l.delete, id)
+	n, err := t.t.Change(t.l.delete, id)
 	if err == nil && n == 0 {
 		return store.ErrNotFound
 	}
@@ -107,7 +106,7 @@ func (t table[T]) first(query string, args ...any) (record T, err error) {
 func (t table[T]) all(query string, args ...any) ([]T, error) {
 	var records []T
 	var body sql.RawBytes
-	err := t.t.rows(func(r *sql.Rows) error {
+	err := t.t.Rows(func(r *sql.Rows) error {
 		if err := r.Scan(&body); err != nil {
 			return err
 		}
@@ -123,7 +122,7 @@ func (t table[T]) all(query string, args ...any) ([]T, error) {
 
 // number returns the one number that the query selects.
 func (t table[T]) number(query string, args ...any) (n int, err error) {
-	err = t.t.rows(func(r *sql.Rows) error { return r.Scan(&n) }, query, args...)
+	err = t.t.Rows(func(r *sql.Rows) error { return r.Scan(&n) }, query, args...)
 	return n, err
 }
 
