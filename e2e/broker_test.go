@@ -22,11 +22,6 @@ import (
 	"github.com/remuda/remuda/provisioner/backendtest"
 )
 
-func TestMain(m *testing.M) {
-	code := backendtest.Main(m)
-	os.Exit(code)
-}
-
 // host is a broker's place on this machine: state folder, address, password. The
 // broker may be started and killed many times.
 type host struct {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/remuda/remuda/store/internal/sqlstore"
@@ -58,6 +59,7 @@ func (s *Store) connect(ctx context.Context, settings string) (*conn, error) {
 			_ = c.Close()
 		}
 	}
+	s.reached(err == nil)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = errors.Join(errLost, err)
@@ -65,6 +67,24 @@ func (s *Store) connect(ctx context.Context, settings string) (*conn, error) {
 		return nil, failed("connect", err)
 	}
 	return &conn{c: c, names: map[string]string{}}, nil
+}
+
+// reached notes whether a connection could be made.
+func (s *Store) reached(yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if yes {
+		s.awaySince = time.Time{}
+	} else if s.awaySince.IsZero() {
+		s.awaySince = time.Now()
+	}
+}
+
+// gaveUp says that the server has been away for too long to wait for it.
+func (s *Store) gaveUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.awaySince.IsZero() && time.Since(s.awaySince) > patience
 }
 
 // close ends the connection.

@@ -16,10 +16,12 @@ import (
 
 const (
 	connectTime = 5 * time.Second
-	// patience is how long calls wait for a server that is not there.
+	// patience is how long calls wait for a server that is not there any more. Once
+	// it is known to be away they do not wait.
 	patience = 5 * time.Second
-	// resolveTime is how long is tried to find out what became of a commit.
-	resolveTime = 10 * time.Second
+	// resolveTries is how often is tried to find out what became of a commit while
+	// the server can be reached.
+	resolveTries = 4
 	// readAhead is how many warm groups are read for one claim.
 	readAhead = 32
 )
@@ -37,9 +39,14 @@ type engine struct {
 	member string // who we are, in table members
 	batch  int64  // number of the transaction
 	begun  bool   // something of the transaction was sent
+	wrote  bool   // a closure has written something
+	likely string // definition of which groups were claimed in the last transaction
 }
 
-var _ sqlstore.Engine = (*engine)(nil)
+var (
+	_ sqlstore.Engine     = (*engine)(nil)
+	_ sqlstore.Prefetcher = (*engine)(nil)
+)
 
 // join makes us one of those who write. Whoever had our name is gone.
 func (e *engine) join() error {
@@ -95,7 +102,7 @@ func (e *engine) Begin() error {
 	}
 	e.memory.Forget()
 	e.batch++
-	e.begun = false
+	e.begun, e.wrote = false, false
 	e.c.text, e.c.sets = e.c.text[:0], nil
 	e.c.say("BEGIN; LOCK TABLE writing IN EXCLUSIVE MODE; UPDATE members SET batch = " + strconv.FormatInt(e.batch, 10) +
 		" WHERE id = '" + e.member + "' AND NOT dead RETURNING id")
@@ -128,11 +135,46 @@ func (e *engine) Begin() error {
 	return nil
 }
 
+// Prefetch gets what closures want, and warm groups if the last transaction
+// claimed some, with the beginning of the transaction.
+func (e *engine) Prefetch(all []*sqlstore.Wanted) error {
+	for _, w := range all {
+		if err := e.c.add(w.Query, []any{w.ID}); err != nil {
+			w.Query = "" // its closure gets the error when it asks itself
+			continue
+		}
+		e.c.sets = append(e.c.sets, set{w.Query, func(r *sql.Rows) error {
+			w.Found = true
+			return r.Scan(&w.Body)
+		}})
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	done := func() {}
+	if e.likely != "" {
+		query, args, each, then := e.memory.Warm(e.likely, min(max(len(all), 4), readAhead))
+		if err := e.c.add(query, args); err != nil {
+			return err
+		}
+		e.c.sets, done = append(e.c.sets, set{query, each}), then
+	}
+	if err := e.c.send(); err != nil {
+		return err
+	}
+	done()
+	return nil
+}
+
 func (e *engine) Admit(ctx context.Context) error { return e.s.admit(ctx) }
 
 func (e *engine) Tx() *sqlstore.Tx { return sqlstore.NewTx(e.c, &e.memory, readAhead) }
 
-func (e *engine) Keep(bool) error { e.c.keep(); return nil }
+func (e *engine) Keep(wrote bool) error {
+	e.wrote = e.wrote || wrote
+	e.c.keep()
+	return nil
+}
 
 func (e *engine) Undo(bool) error { e.c.undo(); return nil }
 
@@ -141,8 +183,9 @@ func (e *engine) Undoable(error) bool { return !e.c.broken }
 // Commit commits. When the answer gets lost, it finds out what happened.
 func (e *engine) Commit() error {
 	e.c.say("COMMIT")
+	e.likely = e.memory.LikelyClaim()
 	err := e.c.send()
-	if err == nil || certain(err) || errors.Is(err, errDead) {
+	if err == nil || certain(err) || errors.Is(err, errDead) || !e.wrote {
 		return err
 	}
 	return e.resolve(err)
@@ -153,9 +196,10 @@ func (e *engine) Commit() error {
 // crashed, or another has taken its place. Nil: it was.
 func (e *engine) resolve(cause error) error {
 	unknown := fmt.Errorf("%w: it is not known whether a change was kept: %w", store.ErrUnavailable, cause)
-	for until := time.Now().Add(resolveTime); ; {
+	for tries := 0; ; {
 		err := e.connect()
 		if err == nil {
+			tries++
 			// The lock waits for the end of the old session.
 			var batch int64 = -1
 			e.c.say("BEGIN; LOCK TABLE writing IN EXCLUSIVE MODE; SELECT batch FROM members WHERE id = '" + e.member + "'")
@@ -168,7 +212,7 @@ func (e *engine) resolve(cause error) error {
 				return cause
 			}
 		}
-		if time.Now().After(until) || !e.pause() {
+		if tries == resolveTries || e.s.gaveUp() || !e.pause() {
 			return unknown
 		}
 	}
@@ -210,11 +254,11 @@ func (e *engine) Again(err error, alone bool) bool {
 	} else if !lost(err) {
 		return !alone
 	}
-	for until := time.Now().Add(patience); ; {
+	for {
 		if e.connect() == nil {
 			return true
 		}
-		if time.Now().After(until) || !e.pause() {
+		if e.s.gaveUp() || !e.pause() {
 			return false
 		}
 	}

@@ -284,8 +284,15 @@ func TestServerThatCannotNow(t *testing.T) {
 	for _, o := range others {
 		o.Close()
 	}
-	if _, err := s.Query(t.Context(), "postgres", "ALTER SYSTEM SET default_transaction_read_only = on"); err != nil {
-		t.Fatal(err)
+	for tries := 0; ; tries++ { // until the connections have ended
+		_, err := s.Query(t.Context(), "postgres", "ALTER SYSTEM SET default_transaction_read_only = on")
+		if err == nil {
+			break
+		}
+		if tries == 50 {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 	s.Stop(syscall.SIGINT)
 	if err := s.Start(); err != nil {

@@ -50,6 +50,7 @@ type Store struct {
 	listeners map[int]func(string)
 	listened  int // listeners ever
 	lastBeat  time.Time
+	awaySince time.Time // the server; zero: it is there
 
 	passing sync.Mutex // held while listeners are called
 }

@@ -12,7 +12,9 @@ import (
 
 const (
 	readerSession = "SET statement_timeout = '15s'; SET idle_in_transaction_session_timeout = '60s'"
-	beginView     = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+	// firstTries is how many connections may be lost before a view fails.
+	firstTries = 4
+	beginView  = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 )
 
 // View implements store.Store.
@@ -40,7 +42,7 @@ func (s *Store) View(ctx context.Context, fn func(store.Tx) error) error {
 		return err
 	}
 	if !v.begun && t.Err() == nil { // that nothing was asked does not mean that the server is there
-		return v.first(func() error { return nil })
+		return v.first(func() error { return v.c.send() })
 	}
 	return t.Err()
 }
@@ -74,12 +76,13 @@ func (v *view) Rows(each func(*sql.Rows) error, query string, args ...any) error
 // first does the first query. If the connection turns out to be lost, it makes
 // another, and waits a while for the server.
 func (v *view) first(read func() error) error {
-	for until := time.Now().Add(patience); ; {
+	for tries := 0; ; {
 		var err error
 		if v.c == nil {
 			v.c, err = v.s.connect(v.ctx, readerSession)
 		}
 		if err == nil {
+			tries++
 			v.c.say(beginView)
 			v.begun = true
 			if err = read(); err == nil || !v.c.broken {
@@ -89,7 +92,7 @@ func (v *view) first(read func() error) error {
 			v.c.close()
 			v.c = nil
 		}
-		if !lost(err) || time.Now().After(until) {
+		if !lost(err) || v.s.gaveUp() || tries == firstTries {
 			return err
 		}
 		select {

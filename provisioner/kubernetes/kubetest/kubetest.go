@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -143,6 +144,9 @@ func Root(t testing.TB) string {
 }
 
 func stop() error {
+	for _, f := range slices.Backward(atEnd) {
+		f()
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	if running == nil {
@@ -151,4 +155,13 @@ func stop() error {
 	err := running.Stop()
 	running = nil
 	return errors.Join(err)
+}
+
+var atEnd []func()
+
+// AtEnd has f called when the tests have ended, before the cluster stops; the last one first.
+func AtEnd(f func()) {
+	mu.Lock()
+	defer mu.Unlock()
+	atEnd = append(atEnd, f)
 }

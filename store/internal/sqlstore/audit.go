@@ -26,6 +26,7 @@ func (a auditTable) Append(r store.AuditRecord) (store.AuditRecord, error) {
 	if a.t.readOnly {
 		return r, errReadOnly
 	}
+	a.t.begin()
 	last, err := a.last()
 	if err != nil {
 		return r, err

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"database/sql"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/remuda/remuda/store"
@@ -25,6 +26,34 @@ type groupTable struct{ table[store.Group] }
 // nextWarm finds the groups that have been warm longest.
 const nextWarm = "SELECT body FROM groups WHERE fingerprint = ? AND state = 'warm' ORDER BY since, id LIMIT ?"
 
+// LikelyClaim is the definition of which warm groups were claimed last, "" when
+// none were.
+func (m *Memory) LikelyClaim() string {
+	if m.warm == nil {
+		return ""
+	}
+	return m.warm.fingerprint
+}
+
+// Warm reads, ahead of a claim, up to n warm groups of a definition. done is to be
+// called when each has got all rows.
+func (m *Memory) Warm(fingerprint string, n int) (query string, args []any, each func(*sql.Rows) error, done func()) {
+	found := &ahead{fingerprint: fingerprint}
+	each = func(r *sql.Rows) error {
+		var body sql.RawBytes
+		if err := r.Scan(&body); err != nil {
+			return err
+		}
+		var g store.Group
+		if err := json.Unmarshal(body, &g); err != nil {
+			return fmt.Errorf("record in groups: %w", err)
+		}
+		found.groups = append(found.groups, g)
+		return nil
+	}
+	return nextWarm, []any{fingerprint, n}, each, func() { m.warm = found }
+}
+
 // ahead is what was read of the warm groups of a definition.
 type ahead struct {
 	fingerprint string
@@ -35,6 +64,7 @@ func (t groupTable) ClaimWarm(fingerprint, instanceID string, now time.Time) (st
 	if t.t.readOnly {
 		return store.Group{}, errReadOnly
 	}
+	t.t.begin()
 	g, err := t.nextWarm(fingerprint)
 	if err != nil {
 		return store.Group{}, err
@@ -45,6 +75,7 @@ func (t groupTable) ClaimWarm(fingerprint, instanceID string, now time.Time) (st
 		return store.Group{}, err
 	}
 	// Not Put: this leaves alone the indexes whose columns do not change.
+	t.t.touch(t.key(g.ID))
 	return g, t.t.Write("UPDATE groups SET state = 'claimed', since = ?, body = ? WHERE id = ?", nanos(now), body, g.ID)
 }
 
@@ -70,11 +101,13 @@ func (t groupTable) nextWarm(fingerprint string) (store.Group, error) {
 
 // Put and Delete may change which groups are warm.
 func (t groupTable) Put(g store.Group) error {
+	t.t.begin()
 	t.t.memory.warm = nil
 	return t.table.Put(g)
 }
 
 func (t groupTable) Delete(id string) error {
+	t.t.begin()
 	t.t.memory.warm = nil
 	return t.table.Delete(id)
 }
@@ -163,5 +196,7 @@ func (t operationTable) Running() ([]store.Operation, error) {
 }
 
 func (t operationTable) DeleteFinishedBefore(before time.Time) (int, error) {
-	return t.t.Change("DELETE FROM operations WHERE state <> 'in progress' AND finished < ?", nanos(before))
+	n, err := t.t.Change("DELETE FROM operations WHERE state <> 'in progress' AND finished < ?", nanos(before))
+	t.t.touch(everything)
+	return n, err
 }

@@ -70,18 +70,39 @@ type table[T any] struct {
 	l *layout[T]
 }
 
-func (t table[T]) Get(id string) (T, error) { return t.first(t.l.get, id) }
+func (t table[T]) Get(id string) (record T, err error) {
+	body, err := t.t.body(t.l.get, id, t.key(id))
+	switch {
+	case err != nil:
+		return record, err
+	case body == nil:
+		return record, store.ErrNotFound
+	}
+	if err := json.Unmarshal(body, &record); err != nil {
+		return record, fmt.Errorf("record in %s: %w", t.l.name, err)
+	}
+	return record, nil
+}
+
+// key names a record among those of all tables.
+func (t table[T]) key(id string) string { return t.l.name + "/" + id }
 
 func (t table[T]) Put(record T) error {
 	body, err := json.Marshal(record)
 	if err != nil {
 		return fmt.Errorf("put into %s: %w", t.l.name, err)
 	}
-	return t.t.Write(t.l.put, append(t.l.values(record), body)...)
+	values := append(t.l.values(record), body)
+	if err := t.t.Write(t.l.put, values...); err != nil {
+		return err
+	}
+	t.t.touch(t.key(values[0].(string)))
+	return nil
 }
 
 func (t table[T]) Delete(id string) error {
 	n, err := t.t.Change(t.l.delete, id)
+	t.t.touch(t.key(id))
 	if err == nil && n == 0 {
 		return store.ErrNotFound
 	}

@@ -29,8 +29,9 @@ type Session interface {
 // Memory is what is known of the database as long as nobody else writes it.
 // Whoever undoes writes puts back what was known before them.
 type Memory struct {
-	head *store.AuditRecord // the last one written; nil when that is not known
-	warm *ahead
+	head    *store.AuditRecord // the last one written; nil when that is not known
+	warm    *ahead
+	touched map[string]bool // records that were written
 }
 
 // Head makes the last audit record known.
@@ -54,6 +55,7 @@ type Tx struct {
 	wrote    bool
 	ended    bool
 	err      error // first failure of the database; the transaction is void
+	prelude  *prelude
 	// readAhead is how many warm groups are read for one claim.
 	readAhead int
 }
@@ -96,6 +98,7 @@ func (t *Tx) fail(err error) error {
 // writable comes before every write. Before the first of the closure it sets
 // the savepoint to which a failing closure goes back.
 func (t *Tx) writable() error {
+	t.begin()
 	if err := t.usable(); err != nil {
 		return err
 	}
@@ -130,6 +133,7 @@ func (t *Tx) Change(query string, args ...any) (int, error) {
 
 // Rows calls each for every row.
 func (t *Tx) Rows(each func(*sql.Rows) error, query string, args ...any) error {
+	t.begin()
 	if err := t.usable(); err != nil {
 		return err
 	}

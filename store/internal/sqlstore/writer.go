@@ -187,6 +187,16 @@ func (w *Writer) transact(e Engine, r *request) (waiting []*request, err error) 
 		}
 		return waiting, err
 	}
+	if a, ok := e.(Prefetcher); ok {
+		waiting, err = w.together(e, a, w.gather(r))
+		if err == nil {
+			err = e.Commit()
+		}
+		if err != nil {
+			e.Rollback()
+		}
+		return waiting, err
+	}
 	var late <-chan time.Time
 	n := 0
 	for ; r != nil && err == nil; n++ {
@@ -271,7 +281,11 @@ func turn(e Engine, r *request) (waits bool, err error) {
 	}
 	t := e.Tx()
 	r.next <- verdict{tx: t}
-	end := <-r.ran
+	return finish(e, r, t, <-r.ran)
+}
+
+// finish ends a closure's part of the transaction.
+func finish(e Engine, r *request, t *Tx, end ran) (waits bool, err error) {
 	switch {
 	case t.err != nil && !e.Undoable(t.err):
 		return !end.gone, t.err
