@@ -189,7 +189,7 @@ func (c *Config) environment(get func(string) string) {
 		"REMUDA_DATABASE_URL": {"database_url", &c.DatabaseURL}, "REMUDA_DATABASE_URL_FILE": {"database_url_file", &c.DatabaseURLFile},
 		"REMUDA_BACKEND": {"backend", &c.Backend}, "REMUDA_KUBERNETES_IMAGE": {"kubernetes.image", &c.Kubernetes.Image},
 	} {
-		if v := get(name); v != "" {
+		if v := strings.TrimSpace(get(name)); v != "" { // files of secrets end with a line end
 			*setting.field = v
 			c.origin.variables[setting.key] = name
 		}

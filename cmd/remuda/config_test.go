@@ -38,6 +38,17 @@ func TestExampleIsTheDefault(t *testing.T) {
 	}
 }
 
+// A Secret that was made from a file has its line end in the variable.
+func TestEnvironmentIsTrimmed(t *testing.T) {
+	c := DefaultConfig()
+	c.environment(func(name string) string {
+		return map[string]string{"REMUDA_DATABASE_URL": "postgres://a@b/c\n", "REMUDA_USERNAME": "u\n", "REMUDA_STATE_DIR": " \n"}[name]
+	})
+	if err := c.Validate(); err != nil || c.DatabaseURL != "postgres://a@b/c" || c.Username != "u" || c.StateDir != "/var/lib/remuda" {
+		t.Errorf("%q, %q, %q: %v", c.DatabaseURL, c.Username, c.StateDir, err)
+	}
+}
+
 // What the overlays give broker and controller is good.
 func TestOverlays(t *testing.T) {
 	for _, overlay := range []string{"dev", "production"} {
