@@ -81,6 +81,7 @@ type memory struct {
 	loadedAt  time.Time
 	untold    bool // an agent may not know its newest certificate
 	healAfter time.Time
+	refusals  refusals
 }
 
 // trouble is why a group cannot be as its spec says.
@@ -172,10 +173,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	w := &work{r: r, cg: &cg, memory: r.remember(cg.UID), log: r.o.Logger.With("group", cg.Name)}
 	after, err := w.converge(ctx)
 	if err != nil && !apierrors.IsConflict(err) {
-		w.log.Warn("group is not as it should be yet", "error", err)
 		w.note(v1alpha1.ReasonWaiting, err.Error())
 		if refused(err) {
 			w.note(v1alpha1.ReasonRefusedByServer, err.Error())
+		}
+		if !refused(err) || w.memory.refusals.news(time.Now()) {
+			w.log.Warn("group is not as it should be yet", "error", err)
 		}
 	}
 	if serr := w.writeStatus(ctx); serr != nil && err == nil {
@@ -187,6 +190,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if ctx.Err() != nil { // the controller ends
 		return ctrl.Result{}, nil
 	}
+	if refused(err) { // not for the queue, which would log it every time
+		return ctrl.Result{RequeueAfter: w.memory.refusals.pause()}, nil
+	}
+	w.memory.refusals = refusals{}
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -196,6 +203,32 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // refused says whether the API server does not let something be made: quota, policy, rights.
 func refused(err error) bool {
 	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err)
+}
+
+// refusals are how often in a row the API server did not let something be made.
+type refusals struct {
+	count  int
+	logged time.Time
+}
+
+const (
+	refusalPause = 100 * time.Millisecond // after the first; twice as long after each
+	refusalLog   = time.Minute            // between two lines in the log
+)
+
+// news says whether a refusal is to be logged.
+func (r *refusals) news(now time.Time) bool {
+	if now.Sub(r.logged) < refusalLog {
+		return false
+	}
+	r.logged = now
+	return true
+}
+
+// pause is how long to wait before the next try.
+func (r *refusals) pause() time.Duration {
+	r.count++
+	return min(refusalPause<<min(r.count-1, 16), time.Minute)
 }
 
 func (r *Reconciler) remember(uid types.UID) *memory {
