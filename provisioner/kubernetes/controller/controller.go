@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -48,7 +49,11 @@ type Options struct {
 	PullSecrets []string
 	// Who may reach agents besides: the pods with these labels in System.
 	Callers map[string]string
-	Workers int // groups worked on at the same time; default 8
+	// EgressDeny are networks that no way out of a group leads to, besides all addresses of groups,
+	// the API server, and the ports of Kubernetes and of agents.
+	EgressDeny []netip.Prefix
+	EgressDNS  corev1.DNSPolicy // how ways out look names up; default ClusterFirst
+	Workers    int              // groups worked on at the same time; default 8
 	// CertificateLife is how long certificates of agents are valid, default 30 days, and
 	// AuthorityLife their authority's, default a year. Both are renewed when two thirds are over.
 	CertificateLife, AuthorityLife time.Duration
@@ -64,6 +69,8 @@ type Reconciler struct {
 	client client.Client // reads of secrets are not cached
 	agents *kubernetes.Agents
 	keys   *keyring
+
+	addresses addresses
 
 	mu     sync.Mutex
 	groups map[types.UID]*memory
@@ -98,6 +105,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if o.Workers <= 0 {
 		o.Workers = 8
+	}
+	if o.EgressDNS == "" {
+		o.EgressDNS = corev1.DNSClusterFirst
 	}
 	if o.CertificateLife <= 0 {
 		o.CertificateLife = 30 * 24 * time.Hour

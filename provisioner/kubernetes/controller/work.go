@@ -156,6 +156,11 @@ func (w *work) keepWarm(ctx context.Context) (time.Duration, error) {
 			}
 		}
 		w.closeDoors(ctx)
+		if m := w.egress(); m != nil {
+			if err := w.tellEgress(ctx, m.state.Egress); err != nil {
+				return soon, err
+			}
+		}
 		return lookAgain, w.dropOldServices(ctx)
 	}
 	if err := w.begin(ctx); err != nil {
