@@ -34,7 +34,7 @@ func assemble(ctx context.Context, c Config, all []catalog.Recipe, log *slog.Log
 	if err != nil {
 		return nil, err
 	}
-	p.recipes = offered(c, all)
+	p.recipes = p.home.able(offered(c, all), log)
 	if p.image, err = p.home.image(ctx, all); err != nil {
 		p.store.Close()
 		return nil, err

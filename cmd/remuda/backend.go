@@ -6,10 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/image"
+	"github.com/remuda/remuda/provisioner/kubernetes"
 	"github.com/remuda/remuda/provisioner/local"
 )
 
@@ -22,6 +24,22 @@ type home struct {
 	available func() error
 	purge     func() error                                                    // removes what nobody knows of any more
 	image     func(ctx context.Context, all []catalog.Recipe) (string, error) // what definitions name as their image
+	// cannot says why groups of a recipe cannot live here, or ""; nil when all can.
+	cannot func(catalog.Recipe) string
+}
+
+// able leaves those recipes whose groups can live here: no pool tries in vain to fill itself.
+func (h *home) able(list []catalog.Recipe, log *slog.Logger) []catalog.Recipe {
+	if h.cannot == nil {
+		return list
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(r catalog.Recipe) bool {
+		why := h.cannot(r)
+		if why != "" {
+			log.Warn("an offering is left out of the catalog: this back end cannot serve it", "offering", r.Name, "reason", why)
+		}
+		return why != ""
+	})
 }
 
 // openHome opens the back end of the configuration.
@@ -31,7 +49,7 @@ func openHome(c Config, log *slog.Logger, progress io.Writer) (*home, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &home{Backend: b, run: b.Run, check: b.Check, available: b.Available, purge: func() error { return nil },
+		return &home{Backend: b, run: b.Run, check: b.Check, available: b.Available, cannot: kubernetes.Cannot, purge: func() error { return nil },
 			image: func(context.Context, []catalog.Recipe) (string, error) {
 				return c.Kubernetes.Image, nil
 			}}, nil

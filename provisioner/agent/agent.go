@@ -34,8 +34,8 @@ type Options struct {
 	// DoorLimit bounds the connections of one door; more are reset at once.
 	// Default 4096.
 	DoorLimit int
-	// Egress makes the agent the way out of a group: it lives in the host's network
-	// and runs nothing.
+	// Egress makes the agent the way out of a group: it lives in the host's network, or
+	// in a pod of its own, and runs nothing.
 	Egress bool
 	// Places are what the agent keeps itself, in a pod.
 	Places []Place
@@ -258,7 +258,7 @@ func (a *Agent) shutdown() {
 	if _, err := a.wipe(context.Background(), noPlaces); err != nil {
 		a.log.Error("wipe at the end", "error", err)
 	}
-	if err := a.doors.replace(nil, nil); err != nil {
+	if err := a.doors.end(); err != nil {
 		a.log.Error("drop doors", "error", err)
 	}
 }
@@ -267,7 +267,9 @@ func (a *Agent) shutdown() {
 func (a *Agent) State() State {
 	var usage *Usage
 	if a.places != nil {
-		usage = a.places.usage()
+		usage = usageWith(a.places.disk)
+	} else if a.opts.Listen != "" {
+		usage = usageWith("")
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -107,6 +107,21 @@ type DoorsRequest struct {
 	Doors   []Door     `json:"doors"`
 }
 
+// Way joins a leader to the egress of its group, in pods (POST /v1/way, the same to both). The
+// leader listens at Port of every address 127.a.b.c, and of no other; what connects there is handed
+// to the agent at Egress, with the port that the address stands for. That agent takes connections of the
+// Leader only, and only of one that knows the Secret, as it shows that it knows it too.
+type Way struct {
+	Name   string         `json:"name"`   // the Origin of both doors, for whoever asks
+	Secret []byte         `json:"secret"` // 32 random bytes; never shown
+	Leader netip.Addr     `json:"leader"` // pods, by their own addresses
+	Egress netip.AddrPort `json:"egress"`
+	Port   int            `json:"port"`
+}
+
+// WayPort is where an egress in a pod listens for its leader.
+const WayPort = 7465
+
 // HostsRequest says what addresses the members of the group have (POST /v1/hosts),
 // for an agent that has a Place at /etc/hosts.
 type HostsRequest struct {
@@ -171,7 +186,7 @@ type ProcessState struct {
 type DoorState struct {
 	Name        string `json:"name"`
 	Port        int    `json:"port"`   // published
-	Target      int    `json:"target"` // on the member's 127.0.0.1
+	Target      int    `json:"target"` // on the member's 127.0.0.1; 0 of a way
 	Origin      string `json:"origin,omitempty"`
 	Open        bool   `json:"open"`
 	Connections int    `json:"connections"`
@@ -199,8 +214,15 @@ type CloseRequest struct {
 // carries one of those. What is checked is the address that is then connected to,
 // whatever name it had.
 type Egress struct {
-	Deny []netip.Prefix `json:"deny,omitempty"`
-	Own  []OwnPorts     `json:"own,omitempty"`
+	Deny   []netip.Prefix `json:"deny,omitempty"`
+	Own    []OwnPorts     `json:"own,omitempty"`
+	Closed []Ports        `json:"closed,omitempty"` // at every address there is
+}
+
+// Ports is a row of them.
+type Ports struct {
+	First int `json:"first"`
+	Last  int `json:"last"` // inclusive
 }
 
 // OwnPorts are ports that the broker or its instances are reached at.
@@ -226,7 +248,7 @@ type Door struct {
 	Name   string `json:"name"`
 	Port   int    `json:"port"`
 	Target int    `json:"target"` // 0 for an egress, which learns it from each connection
-	// Origin says of which leader's network an egress' socket is. The agent
+	// Origin says of which leader's network an egress' socket is, or of which Way a door is. The agent
 	// only shows it.
 	Origin string `json:"origin,omitempty"`
 }

@@ -62,7 +62,7 @@ func baselineProcesses(programs map[int]bool) ([]string, error) {
 }
 
 func (a *Agent) listeners() ([]string, error) {
-	if a.opts.Egress {
+	if a.opts.Egress && a.opts.Listen == "" {
 		return []string{}, nil // the network is the host's
 	}
 	own := a.doors.inodes()

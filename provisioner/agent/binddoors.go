@@ -12,6 +12,9 @@ import (
 // socket that is bound where a new door shall be is taken over: the port is never
 // free meanwhile. After an error there are the old doors, closed.
 func (a *Agent) BindDoors(r DoorsRequest) error {
+	if a.opts.Egress {
+		return invalid("bind doors: an egress has those of its way")
+	}
 	if len(r.Doors) > doorsLimit {
 		return invalid("bind doors: %d doors, at most %d", len(r.Doors), doorsLimit)
 	}
@@ -58,7 +61,7 @@ func (d *doors) bind(address netip.Addr, list []Door) error {
 		err = d.check(list, sockets)
 	}
 	if err == nil {
-		err = d.keepRelays(len(list) > 0)
+		err = d.keepRelays(len(list) > 0 || d.out != nil)
 	}
 	if err != nil {
 		for _, s := range made {
@@ -89,7 +92,7 @@ func (d *doors) inodes() map[uint64]bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	out := map[uint64]bool{}
-	for _, o := range d.list {
+	for _, o := range d.all() {
 		var st unix.Stat_t
 		if unix.Fstat(int(o.socket.Fd()), &st) == nil {
 			out[st.Ino] = true

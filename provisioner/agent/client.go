@@ -174,6 +174,11 @@ func (c *Client) BindDoors(ctx context.Context, r DoorsRequest) error {
 	return c.call(ctx, "POST", "/v1/doors/bind", r, &struct{}{})
 }
 
+// SetWay joins a leader and an egress.
+func (c *Client) SetWay(ctx context.Context, w Way) error {
+	return c.call(ctx, "POST", "/v1/way", w, &struct{}{})
+}
+
 // SetHosts says what addresses the members have.
 func (c *Client) SetHosts(ctx context.Context, r HostsRequest) error {
 	return c.call(ctx, "POST", "/v1/hosts", r, &struct{}{})

@@ -26,7 +26,7 @@ const (
 // the member and connections that the agent copies to its servers.
 //
 // An egress has the same the other way round: its door lies inside of the leader
-// and leads out of it (egress.go).
+// and leads out of it (egress.go). In pods both have a door for that (way.go).
 //
 // A closed door is a bound socket that does not listen: shutdown(2) of a
 // listening TCP socket brings it back to that state, so that clients are
@@ -41,6 +41,8 @@ type doors struct {
 
 	mu     sync.Mutex
 	list   []*door
+	out    *door   // of a way
+	way    *Way    // where it leads
 	relays *relays // while there are doors
 	rules  *Egress // nil until it was told
 	names  *names  // since the last opening
@@ -70,8 +72,8 @@ func newDoors(log *slog.Logger, limit int, egress bool) *doors {
 	return &doors{log: log, limit: limit, egress: egress, names: &names{}}
 }
 
-// way is what connections that lead out need.
-func (d *doors) way() (Egress, *names) {
+// outside is what connections that lead out need.
+func (d *doors) outside() (Egress, *names) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return *d.rules, d.names
@@ -88,7 +90,7 @@ func (d *doors) replace(list []Door, sockets []*os.File) error {
 		_, err = d.closeAll()
 	}
 	if err == nil {
-		err = d.keepRelays(len(list) > 0)
+		err = d.keepRelays(len(list) > 0 || d.out != nil)
 	}
 	if err != nil {
 		for _, s := range sockets {
@@ -167,7 +169,7 @@ func (d *doors) open(r OpenRequest) error {
 	if d.egress && d.rules == nil {
 		return conflict("open doors: the egress was not told where it does not lead")
 	}
-	for _, o := range d.list {
+	for _, o := range d.all() {
 		if o.listener != nil {
 			continue
 		}
@@ -207,7 +209,7 @@ func (d *doors) closeAll() (int, error) {
 	var waits []*sync.WaitGroup
 	count := 0
 	d.mu.Lock()
-	for _, o := range d.list {
+	for _, o := range d.all() {
 		if o.listener == nil {
 			continue
 		}
@@ -283,8 +285,12 @@ func (o *door) admit(ctx context.Context, c *net.TCPConn) *connection {
 
 // serve connects to the server and hands both ends to the relays.
 func (o *door) serve(ctx context.Context, c *connection) {
-	if o.doors.egress {
+	switch {
+	case o.doors.egress:
 		o.serveOut(ctx, c)
+		return
+	case o.Target == 0:
+		o.serveWay(ctx, c)
 		return
 	}
 	server, err := dialTarget(ctx, o.Target)
@@ -367,7 +373,7 @@ func (d *doors) state() []DoorState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var out []DoorState
-	for _, o := range d.list {
+	for _, o := range d.all() {
 		out = append(out, DoorState{
 			Name: o.Name, Port: o.Port, Target: o.Target, Origin: o.Origin,
 			Open: o.listener != nil, Connections: len(o.conns),

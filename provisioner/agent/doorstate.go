@@ -13,6 +13,11 @@ import (
 // BindDoor makes a socket for SendDoors, bound to address, whose port must be
 // given: a port that the kernel chose would be lost when the door is closed.
 func BindDoor(address netip.AddrPort) (*os.File, error) {
+	return bindSocket(address, func(int) error { return nil })
+}
+
+// bindSocket prepares the socket before it is bound.
+func bindSocket(address netip.AddrPort, prepare func(fd int) error) (*os.File, error) {
 	if address.Port() == 0 {
 		return nil, invalid("bind door: no port given")
 	}
@@ -26,7 +31,9 @@ func BindDoor(address netip.AddrPort) (*os.File, error) {
 	}
 	// Without SO_REUSEADDR nobody else can bind the port while the door is
 	// closed. Connections of an earlier door that linger in TIME_WAIT need it.
-	err = unix.Bind(fd, addr)
+	if err = prepare(fd); err == nil {
+		err = unix.Bind(fd, addr)
+	}
 	if err == unix.EADDRINUSE {
 		if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err == nil {
 			err = unix.Bind(fd, addr)

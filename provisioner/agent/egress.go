@@ -17,7 +17,8 @@ import (
 
 // An egress is an agent alone in the host's network. Its door is a socket inside
 // of the leader's network; what connects there is copied to the host that its
-// first bytes name, at the port that the address it connected to stands for.
+// first bytes name, at the port that the address it connected to stands for. In a pod
+// of its own it gets connections and ports from the leader's agent (way.go).
 
 const (
 	firstBytesTimeout = 10 * time.Second
@@ -72,6 +73,11 @@ func carried(a netip.Addr) []netip.Addr {
 func (e Egress) allows(to netip.AddrPort, isOwn func(netip.Addr) bool) bool {
 	if !to.IsValid() || to.Port() == 0 || to.Addr().Zone() != "" {
 		return false
+	}
+	for _, p := range e.Closed {
+		if port := int(to.Port()); p.First <= port && port <= p.Last {
+			return false
+		}
 	}
 	for _, a := range carried(to.Addr()) {
 		for _, list := range [][]netip.Prefix{never, e.Deny} {
@@ -162,7 +168,14 @@ var (
 func (o *door) serveOut(ctx context.Context, c *connection) {
 	stop := context.AfterFunc(ctx, func() { _ = c.client.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	first, host, port, why := o.destination(c.client)
+	port, err := o.dialled(c.client)
+	if err != nil {
+		o.doors.log.Debug("connection refused", "door", o.Name, "from", c.client.RemoteAddr(), "error", err)
+		c.refuse()
+		o.forget(c)
+		return
+	}
+	first, host, why := destination(c.client)
 	var server *net.TCPConn
 	if why == nil {
 		server, why = o.dialOut(ctx, host, port)
@@ -182,21 +195,29 @@ func (o *door) serveOut(ctx context.Context, c *connection) {
 	o.relay(c, server)
 }
 
-// destination reads the first bytes, until they say where to.
-func (o *door) destination(c *net.TCPConn) (first []byte, host string, port int, why *refusal) {
+// dialled is the port that the leader's servers connected to.
+func (o *door) dialled(c *net.TCPConn) (int, error) {
+	if w := o.doors.currentWay(); w != nil {
+		return w.greet(c)
+	}
 	local, _ := c.LocalAddr().(*net.TCPAddr)
 	port, ok := portOf(local.AddrPort().Addr())
 	if !ok {
-		return nil, "", 0, &refusedPlace
+		return 0, fmt.Errorf("%s stands for no port", local)
 	}
+	return port, nil
+}
+
+// destination reads the first bytes, until they say where to.
+func destination(c *net.TCPConn) (first []byte, host string, why *refusal) {
 	if c.SetReadDeadline(time.Now().Add(firstBytesTimeout)) != nil {
-		return nil, "", 0, &refusedTimedOut
+		return nil, "", &refusedTimedOut
 	}
 	buf := make([]byte, 0, 4<<10)
 	for {
 		if len(buf) == cap(buf) {
 			if cap(buf) >= firstBytesLimit {
-				return buf, "", 0, &refusedNoHost
+				return buf, "", &refusedNoHost
 			}
 			buf = append(make([]byte, 0, 4*cap(buf)), buf...)
 		}
@@ -205,9 +226,9 @@ func (o *door) destination(c *net.TCPConn) (first []byte, host string, port int,
 		host, hostErr := firstHost(buf)
 		switch {
 		case hostErr == nil:
-			return buf, host, port, nil
+			return buf, host, nil
 		case !errors.Is(hostErr, errMore), err != nil:
-			return buf, "", 0, &refusedNoHost
+			return buf, "", &refusedNoHost
 		}
 	}
 }
@@ -217,7 +238,7 @@ func (o *door) destination(c *net.TCPConn) (first []byte, host string, port int,
 func (o *door) dialOut(ctx context.Context, host string, port int) (*net.TCPConn, *refusal) {
 	ctx, cancel := context.WithTimeout(ctx, outTimeout)
 	defer cancel()
-	rules, known := o.doors.way()
+	rules, known := o.doors.outside()
 	addresses, err := known.lookup(ctx, host)
 	if err != nil || len(addresses) == 0 {
 		return nil, &refusedName

@@ -128,8 +128,9 @@ func TestPortOf(t *testing.T) {
 
 func TestEgressAllows(t *testing.T) {
 	rules := Egress{
-		Deny: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16"), netip.MustParsePrefix("2001:db8:9::/48")},
-		Own:  []OwnPorts{{First: 20000, Last: 20010}, {Address: netip.MustParseAddr("10.1.1.1"), First: 8080, Last: 8080}},
+		Deny:   []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16"), netip.MustParsePrefix("2001:db8:9::/48")},
+		Closed: []Ports{{First: 7464, Last: 7465}},
+		Own:    []OwnPorts{{First: 20000, Last: 20010}, {Address: netip.MustParseAddr("10.1.1.1"), First: 8080, Last: 8080}},
 	}
 	own := func(a netip.Addr) bool { return a == netip.MustParseAddr("10.2.2.2") }
 	for to, want := range map[string]bool{
@@ -143,6 +144,7 @@ func TestEgressAllows(t *testing.T) {
 		"10.9.1.2:80":                   false, "[::ffff:10.9.1.2]:80": false, "[2001:db8:9::1]:80": false, "[64:ff9b::a09:102]:80": false,
 		"10.2.2.2:20005": false, "10.2.2.2:20011": true, "10.2.2.2:80": true, "10.3.3.3:20005": true, "[::ffff:10.2.2.2]:20005": false,
 		"10.1.1.1:8080": false, "10.1.1.1:8081": true, "[::ffff:10.1.1.1]:8080": false, "10.1.2.3:0": false,
+		"10.1.2.3:7464": false, "[2001:db8::1]:7465": false, "10.1.2.3:7466": true,
 	} {
 		if got := rules.allows(netip.MustParseAddrPort(to), own); got != want {
 			t.Errorf("%s: %v, want %v", to, got, want)

@@ -33,6 +33,13 @@ func (a *Agent) handlePod(mux *http.ServeMux) {
 		}
 		answer(w, struct{}{}, err)
 	})
+	mux.HandleFunc("POST /v1/way", func(w http.ResponseWriter, r *http.Request) {
+		way, err := decode[Way](w, r)
+		if err == nil {
+			err = a.SetWay(way)
+		}
+		answer(w, struct{}{}, err)
+	})
 	mux.HandleFunc("POST /v1/hosts", func(w http.ResponseWriter, r *http.Request) {
 		h, err := decode[HostsRequest](w, r)
 		if err == nil {

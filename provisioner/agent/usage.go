@@ -11,8 +11,8 @@ import (
 
 const cgroupDir = "/sys/fs/cgroup"
 
-// usage of the container, as far as it can be seen.
-func (p *places) usage() *Usage {
+// usageWith is what the container uses, as far as it can be seen, with the disk that is mounted there.
+func usageWith(disk string) *Usage {
 	u := &Usage{Memory: -1, CPU: -1, DiskUsed: -1, DiskTotal: -1}
 	if n, err := memoryUsed(cgroupDir); err == nil {
 		u.Memory = n
@@ -22,7 +22,7 @@ func (p *places) usage() *Usage {
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	var st unix.Statfs_t
-	if err == nil && wholeFileSystem(mounts, p.disk) && unix.Statfs(p.disk, &st) == nil {
+	if err == nil && disk != "" && wholeFileSystem(mounts, disk) && unix.Statfs(disk, &st) == nil {
 		u.DiskUsed = int64(st.Blocks-st.Bfree) * st.Bsize
 		u.DiskTotal = int64(st.Blocks) * st.Bsize
 	}

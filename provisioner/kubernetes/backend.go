@@ -139,6 +139,7 @@ func (b *Backend) Run(ctx context.Context) error {
 		return err
 	}
 	go b.probe(ctx)
+	go func() { _, _ = b.orders() }() // while the server answers
 	return b.cache.Start(ctx)
 }
 
@@ -189,7 +190,7 @@ func (b *Backend) orders() (agent.Identity, error) {
 		return b.identity, nil
 	}
 	if err != nil {
-		return b.identity, fmt.Errorf("read secret %s/%s: %w", b.o.System, OrdersSecret, err)
+		return b.identity, unavailable(fmt.Sprintf("read secret %s/%s", b.o.System, OrdersSecret), err)
 	}
 	b.identity, b.identityAt = IdentityOf(&s), time.Now()
 	return b.identity, nil

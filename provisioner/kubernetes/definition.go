@@ -88,8 +88,12 @@ func recipeOf(r v1alpha1.Recipe, known []catalog.Recipe) (catalog.Recipe, error)
 	return recipe, nil
 }
 
-// HasEgress says whether the group has a way out.
-func HasEgress(cg *v1alpha1.ContainerGroup) bool {
+// egressRole is the role of the group's way out, "" for none.
+func egressRole(cg *v1alpha1.ContainerGroup) (string, error) {
 	r, err := recipeOf(cg.Spec.Recipe, nil)
-	return err == nil && slices.ContainsFunc(r.Roles, func(r catalog.Role) bool { return r.EgressPort != 0 })
+	i := slices.IndexFunc(r.Roles, func(r catalog.Role) bool { return r.EgressPort != 0 })
+	if err != nil || i < 0 {
+		return "", err
+	}
+	return r.Roles[i].Name, nil
 }

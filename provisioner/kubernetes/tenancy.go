@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -29,6 +30,51 @@ func (b *Backend) leader(cg *v1alpha1.ContainerGroup) (*agent.Client, error) {
 	return nil, fmt.Errorf("group %q has no leader just now", cg.Name)
 }
 
+// doors are the clients of the agents that let a tenant in: the group's way out, if it has one,
+// and then the leader.
+func (b *Backend) doors(cg *v1alpha1.ContainerGroup) ([]*agent.Client, error) {
+	leader, err := b.leader(cg)
+	if err != nil {
+		return nil, err
+	}
+	role, err := egressRole(cg)
+	if role == "" || err != nil {
+		return []*agent.Client{leader}, err
+	}
+	for _, m := range cg.Status.Members {
+		if m.Role == role && m.Address != "" {
+			return []*agent.Client{b.agents.Client(cg.Name, m.Address), leader}, nil
+		}
+	}
+	return nil, fmt.Errorf("group %q has no way out just now", cg.Name)
+}
+
+// openDoors lets the tenant in at once, where the controller has prepared everything.
+func (b *Backend) openDoors(ctx context.Context, cg *v1alpha1.ContainerGroup, number int64) error {
+	ctx, cancel := context.WithTimeout(ctx, agentBound)
+	defer cancel()
+	list, err := b.doors(cg)
+	for _, c := range list {
+		if err == nil {
+			err = c.OpenDoors(ctx, agent.OpenRequest{Order: number})
+		}
+	}
+	return err
+}
+
+// closeDoors cuts off at once, the leader first.
+func (b *Backend) closeDoors(ctx context.Context, cg *v1alpha1.ContainerGroup, number int64) error {
+	ctx, cancel := context.WithTimeout(ctx, agentBound)
+	defer cancel()
+	list, err := b.doors(cg)
+	for _, c := range slices.Backward(list) {
+		if err == nil {
+			_, err = c.CloseDoors(ctx, agent.CloseRequest{Order: number})
+		}
+	}
+	return err
+}
+
 // Publish implements provisioner.Tenancy. What is wanted is written down first; then the
 // doors are opened at once, without waiting for the controller, which would do the same.
 func (b *Backend) Publish(ctx context.Context, g provisioner.Group) error {
@@ -46,13 +92,8 @@ func (b *Backend) Publish(ctx context.Context, g provisioner.Group) error {
 	if err != nil {
 		return err
 	}
-	if cg.Status.Generation == int64(g.Generation) && !HasEgress(cg) {
-		bounded, cancel := context.WithTimeout(ctx, agentBound)
-		defer cancel()
-		c, err := b.leader(cg)
-		if err == nil {
-			err = c.OpenDoors(bounded, agent.OpenRequest{Order: number})
-		}
+	if cg.Status.Generation == int64(g.Generation) {
+		err := b.openDoors(ctx, cg, number)
 		if err == nil {
 			return nil
 		}
@@ -80,18 +121,10 @@ func (b *Backend) Cutoff(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if !HasEgress(cg) {
-		bounded, cancel := context.WithTimeout(ctx, agentBound)
-		defer cancel()
-		c, err := b.leader(cg)
-		if err == nil {
-			_, err = c.CloseDoors(bounded, agent.CloseRequest{Order: number})
-		}
-		if err == nil {
-			return nil
-		}
-		b.o.Logger.Warn("cannot close the doors, leaving it to the controller", "group", id, "error", err)
+	if err = b.closeDoors(ctx, cg, number); err == nil {
+		return nil
 	}
+	b.o.Logger.Warn("cannot close the doors, leaving it to the controller", "group", id, "error", err)
 	_, err = b.await(ctx, id, func(cg *v1alpha1.ContainerGroup) (bool, error) {
 		return cg == nil || cg.Status.ObservedGeneration >= number && !cg.Status.Published, nil
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -75,6 +76,9 @@ func (w *work) begin(ctx context.Context) error {
 		return err
 	}
 	if err := w.each(func(m *member) error { return w.startMember(ctx, m) }); err != nil {
+		return err
+	}
+	if err := w.join(ctx); err != nil {
 		return err
 	}
 	if !w.memory.record.Begun {
@@ -239,6 +243,7 @@ func (w *work) bindDoors(ctx context.Context, m *member) error {
 }
 
 func sameDoors(have []agent.DoorState, want []agent.Door) bool {
+	have = slices.DeleteFunc(slices.Clone(have), func(d agent.DoorState) bool { return d.Target == 0 }) // of the way out
 	if len(have) != len(want) {
 		return false
 	}
@@ -257,12 +262,19 @@ func (w *work) tellHosts(ctx context.Context) error {
 		return err
 	}
 	if news := describe(h); news != w.memory.hosts {
-		if err := w.each(func(m *member) error { return m.client.SetHosts(ctx, h) }); err != nil {
+		if err := w.each(func(m *member) error { return setHosts(ctx, m, h) }); err != nil {
 			return err
 		}
 		w.memory.hosts = news
 	}
 	return nil
+}
+
+func setHosts(ctx context.Context, m *member, h agent.HostsRequest) error {
+	if orders.IsEgress(m.Member) {
+		return nil // it reaches nobody of the group
+	}
+	return m.client.SetHosts(ctx, h)
 }
 
 // identityPending says whether agents may not have been told of the newest certificate.

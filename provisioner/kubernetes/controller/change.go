@@ -16,7 +16,6 @@ import (
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
-	"github.com/remuda/remuda/provisioner/orders"
 )
 
 const (
@@ -154,13 +153,10 @@ func (w *work) carryOut(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := m.client.SetHosts(ctx, h); err != nil {
+		if err := setHosts(ctx, m, h); err != nil {
 			return err
 		}
-		if err := w.startMember(ctx, m); err != nil || orders.IsEgress(m.Member) {
-			return err
-		}
-		return nil
+		return w.startMember(ctx, m)
 	})
 }
 

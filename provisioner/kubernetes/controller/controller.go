@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -46,7 +47,11 @@ type Options struct {
 	PullSecrets []string
 	// Who may reach agents besides: the pods with these labels in System.
 	Callers map[string]string
-	Workers int // groups worked on at the same time; default 8
+	// EgressDeny are networks that no way out of a group leads to, besides all addresses of groups,
+	// the API server, and the ports of Kubernetes and of agents.
+	EgressDeny []netip.Prefix
+	EgressDNS  corev1.DNSPolicy // how ways out look names up; default ClusterFirst
+	Workers    int              // groups worked on at the same time; default 8
 	// CertificateLife is how long certificates of agents are valid, default 30 days, and
 	// AuthorityLife their authority's, default a year. Both are renewed when two thirds are over.
 	CertificateLife, AuthorityLife time.Duration
@@ -62,6 +67,8 @@ type Reconciler struct {
 	client client.Client // reads of secrets are not cached
 	agents *kubernetes.Agents
 	keys   *keyring
+
+	addresses addresses
 
 	mu     sync.Mutex
 	groups map[types.UID]*memory
@@ -80,6 +87,7 @@ type memory struct {
 	untold    bool      // an agent may not know its newest certificate
 	growUntil time.Time // a volume is being made larger that no pod may use yet
 	healAfter time.Time
+	refusals  refusals
 }
 
 // trouble is why a group cannot be as its spec says.
@@ -96,6 +104,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if o.Workers <= 0 {
 		o.Workers = 8
+	}
+	if o.EgressDNS == "" {
+		o.EgressDNS = corev1.DNSClusterFirst
 	}
 	if o.CertificateLife <= 0 {
 		o.CertificateLife = 30 * 24 * time.Hour
@@ -169,10 +180,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	w := &work{r: r, cg: &cg, memory: r.remember(cg.UID), log: r.o.Logger.With("group", cg.Name)}
 	after, err := w.converge(ctx)
 	if err != nil && !apierrors.IsConflict(err) {
-		w.log.Warn("group is not as it should be yet", "error", err)
 		w.note(v1alpha1.ReasonWaiting, err.Error())
 		if refused(err) {
 			w.note(v1alpha1.ReasonRefusedByServer, err.Error())
+		}
+		if !refused(err) || w.memory.refusals.news(time.Now()) {
+			w.log.Warn("group is not as it should be yet", "error", err)
 		}
 	}
 	if serr := w.writeStatus(ctx); serr != nil && err == nil {
@@ -184,6 +197,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if ctx.Err() != nil { // the controller ends
 		return ctrl.Result{}, nil
 	}
+	if refused(err) { // not for the queue, which would log it every time
+		return ctrl.Result{RequeueAfter: w.memory.refusals.pause()}, nil
+	}
+	w.memory.refusals = refusals{}
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -193,6 +210,32 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // refused says whether the API server does not let something be made: quota, policy, rights.
 func refused(err error) bool {
 	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err)
+}
+
+// refusals are how often in a row the API server did not let something be made.
+type refusals struct {
+	count  int
+	logged time.Time
+}
+
+const (
+	refusalPause = 100 * time.Millisecond // after the first; twice as long after each
+	refusalLog   = time.Minute            // between two lines in the log
+)
+
+// news says whether a refusal is to be logged.
+func (r *refusals) news(now time.Time) bool {
+	if now.Sub(r.logged) < refusalLog {
+		return false
+	}
+	r.logged = now
+	return true
+}
+
+// pause is how long to wait before the next try.
+func (r *refusals) pause() time.Duration {
+	r.count++
+	return min(refusalPause<<min(r.count-1, 16), time.Minute)
 }
 
 func (r *Reconciler) remember(uid types.UID) *memory {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/remuda/remuda/provisioner/kubernetes"
 	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
+	"github.com/remuda/remuda/provisioner/orders"
 )
 
 // overdue is how long after its time a pod that is being deleted is deleted by force: its
@@ -69,8 +70,8 @@ func (w *work) ensurePod(ctx context.Context, m *member) (runs bool, err error) 
 		}
 	}
 	reason, message := waiting(&pod)
-	if w.lent() && w.hasClaim(m.Member) && backsOff(&pod) {
-		// A new pod begins at once, and the data are on the volume.
+	if w.lent() && (w.hasClaim(m.Member) || orders.IsEgress(m.Member)) && backsOff(&pod) {
+		// A new pod begins at once, and the data, if any, are on the volume.
 		m.reason = message
 		return false, client.IgnoreNotFound(w.r.client.Delete(ctx, &pod, client.GracePeriodSeconds(0)))
 	}

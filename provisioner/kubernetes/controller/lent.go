@@ -76,7 +76,7 @@ func (w *work) heal(ctx context.Context, m *member) error {
 	if err != nil {
 		return err
 	}
-	if err := m.client.SetHosts(ctx, h); err != nil {
+	if err := setHosts(ctx, m, h); err != nil {
 		return err
 	}
 	if err := w.startMember(ctx, m); err != nil {
@@ -101,9 +101,13 @@ func (w *work) openDoors(ctx context.Context) error {
 	if leader.client == nil || leader.state == nil || !leader.well(w.cg.Spec.Generation) {
 		return nil
 	}
+	way, err := w.openEgress(ctx)
 	if doorsAre(leader.state, true) {
 		w.open = true
-		return nil
+		return err
+	}
+	if !way || err != nil {
+		return err
 	}
 	if err := leader.client.OpenDoors(ctx, agent.OpenRequest{Order: w.cg.Generation}); err != nil {
 		if isOverruled(err) {
@@ -132,19 +136,25 @@ func doorsAre(s *agent.State, open bool) bool {
 
 // closeDoors cuts everybody off, in the end by deleting the pod.
 func (w *work) closeDoors(ctx context.Context) {
-	leader := w.members[0]
-	if leader.pod == nil || leader.client == nil || leader.state != nil && (doorsAre(leader.state, false) || len(leader.state.Doors) == 0) {
+	w.closeDoorsOf(ctx, w.members[0])
+	if m := w.egress(); m != nil {
+		w.closeDoorsOf(ctx, m)
+	}
+}
+
+func (w *work) closeDoorsOf(ctx context.Context, m *member) {
+	if m.pod == nil || m.client == nil || m.state != nil && (doorsAre(m.state, false) || len(m.state.Doors) == 0) {
 		return
 	}
 	bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	_, err := leader.client.CloseDoors(bounded, agent.CloseRequest{Order: w.cg.Generation})
+	_, err := m.client.CloseDoors(bounded, agent.CloseRequest{Order: w.cg.Generation})
 	if err == nil || isOverruled(err) {
 		return
 	}
-	w.log.Warn("agent does not close its doors, its pod is deleted", "pod", leader.pod.Name, "error", err)
-	if err := client.IgnoreNotFound(w.r.client.Delete(ctx, leader.pod, client.GracePeriodSeconds(0))); err != nil {
+	w.log.Warn("agent does not close its doors, its pod is deleted", "pod", m.pod.Name, "error", err)
+	if err := client.IgnoreNotFound(w.r.client.Delete(ctx, m.pod, client.GracePeriodSeconds(0))); err != nil {
 		w.open = true // as far as is known
-		w.log.Error("cannot delete the pod", "pod", leader.pod.Name, "error", err)
+		w.log.Error("cannot delete the pod", "pod", m.pod.Name, "error", err)
 	}
 }

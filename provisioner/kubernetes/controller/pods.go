@@ -16,10 +16,14 @@ import (
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/kubernetes"
 	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
+	"github.com/remuda/remuda/provisioner/orders"
 )
 
 // agentContainer is the one container of a pod.
 const agentContainer = "member"
+
+// nobody is the user of pods that need none.
+const nobody = 65534
 
 // unreachable is how long a pod stays on a node that nothing is heard of.
 const unreachable = 30
@@ -81,7 +85,7 @@ func (w *work) meta(name, member string) metav1.ObjectMeta {
 // hasClaim says whether the member's disk outlives its pod.
 func (w *work) hasClaim(m provisioner.Member) bool {
 	for _, s := range w.cg.Spec.Members {
-		if s.Role == m.Role.Name {
+		if s.Role == m.Role.Name && !orders.IsEgress(m) {
 			return !s.Ephemeral && w.r.o.StorageClass != "none"
 		}
 	}
@@ -109,6 +113,9 @@ func resources(s catalog.Size) corev1.ResourceRequirements {
 
 // pod of a member. Pod Security "baseline": a read-only root, no right beyond those to change users.
 func (w *work) pod(m provisioner.Member) (*corev1.Pod, error) {
+	if orders.IsEgress(m) {
+		return w.egressPod(m), nil
+	}
 	list, err := places(m.Role)
 	if err != nil {
 		return nil, err
@@ -136,39 +143,63 @@ func (w *work) pod(m provisioner.Member) (*corev1.Pod, error) {
 		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 	}
 	env := []corev1.EnvVar{{Name: agent.EnvPlaces, Value: string(text)}}
-	identity := func(name, key string) corev1.EnvVar {
-		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
-			LocalObjectReference: corev1.LocalObjectReference{Name: kubernetes.SecretName(w.cg.Name)}, Key: key}}}
-	}
 	layout := corev1.Container{Name: "layout", Image: w.cg.Spec.Image, Command: []string{"/remuda/agent", "agent", "--layout"}, ImagePullPolicy: w.r.o.PullPolicy,
 		Env: env, SecurityContext: security, VolumeMounts: whole, Resources: resources(m.Size), TerminationMessagePath: agent.PrivateDir + "/termination"}
-	member := corev1.Container{
-		Name: agentContainer, Image: w.cg.Spec.Image, ImagePullPolicy: w.r.o.PullPolicy,
-		Command: []string{"/remuda/agent", "agent", "--listen", ":" + strconv.Itoa(agent.Port)},
-		Env: append(env, identity(agent.EnvCertificate, kubernetes.KeyCertificate), identity(agent.EnvKey, kubernetes.KeyKey),
-			identity(agent.EnvAuthorities, kubernetes.KeyAuthorities)),
-		SecurityContext: security, VolumeMounts: append(whole, mounts...), Resources: resources(m.Size),
-		Ports:                  []corev1.ContainerPort{{Name: "agent", ContainerPort: agent.Port}},
-		TerminationMessagePath: agent.PrivateDir + "/termination",
-		ResizePolicy: []corev1.ContainerResizePolicy{
-			{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.NotRequired}, {ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.NotRequired}},
-	}
 	disk := corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: resource.NewQuantity(int64(m.Size.Disk), resource.BinarySI)}}
 	if w.hasClaim(m) {
 		disk = corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: kubernetes.PodName(w.cg.Name, m.Name)}}
 	}
 	memory := resource.NewQuantity(int64(max(m.Size.Memory/2, 32<<20)), resource.BinarySI)
+	p := w.agentPod(m)
+	p.Spec.InitContainers = []corev1.Container{layout}
+	p.Spec.Volumes = []corev1.Volume{{Name: "disk", VolumeSource: disk},
+		{Name: "memory", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: memory}}}}
+	// Members look nothing up.
+	p.Spec.DNSPolicy, p.Spec.DNSConfig = corev1.DNSNone, &corev1.PodDNSConfig{Nameservers: []string{"127.0.0.1"}}
+	member := &p.Spec.Containers[0]
+	member.Env = append(env, member.Env...)
+	member.SecurityContext, member.VolumeMounts = security, append(whole, mounts...)
+	member.TerminationMessagePath = agent.PrivateDir + "/termination"
+	return p, nil
+}
+
+// egressPod of a group's way out: Pod Security "restricted", and nothing that could be written to.
+func (w *work) egressPod(m provisioner.Member) *corev1.Pod {
+	p := w.agentPod(m)
+	p.Spec.DNSPolicy = w.r.o.EgressDNS
+	c := &p.Spec.Containers[0]
+	c.Command = append(c.Command, "--egress")
+	c.SecurityContext = &corev1.SecurityContext{
+		RunAsUser: ptr.To[int64](nobody), RunAsGroup: ptr.To[int64](nobody), RunAsNonRoot: ptr.To(true),
+		ReadOnlyRootFilesystem: ptr.To(true), AllowPrivilegeEscalation: ptr.To(false),
+		Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	return p
+}
+
+// agentPod is what the pods of all members have.
+func (w *work) agentPod(m provisioner.Member) *corev1.Pod {
+	identity := func(name, key string) corev1.EnvVar {
+		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+			LocalObjectReference: corev1.LocalObjectReference{Name: kubernetes.SecretName(w.cg.Name)}, Key: key}}}
+	}
 	p := &corev1.Pod{ObjectMeta: w.meta(kubernetes.PodName(w.cg.Name, m.Name), m.Name)}
 	p.Spec = corev1.PodSpec{
-		InitContainers: []corev1.Container{layout}, Containers: []corev1.Container{member},
-		Volumes: []corev1.Volume{{Name: "disk", VolumeSource: disk},
-			{Name: "memory", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: memory}}}},
+		Containers: []corev1.Container{{
+			Name: agentContainer, Image: w.cg.Spec.Image, ImagePullPolicy: w.r.o.PullPolicy,
+			Command: []string{"/remuda/agent", "agent", "--listen", ":" + strconv.Itoa(agent.Port)},
+			Env: []corev1.EnvVar{identity(agent.EnvCertificate, kubernetes.KeyCertificate), identity(agent.EnvKey, kubernetes.KeyKey),
+				identity(agent.EnvAuthorities, kubernetes.KeyAuthorities)},
+			Resources: resources(m.Size),
+			Ports:     []corev1.ContainerPort{{Name: "agent", ContainerPort: agent.Port}},
+			ResizePolicy: []corev1.ContainerResizePolicy{
+				{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.NotRequired}, {ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.NotRequired}},
+		}},
 		Hostname: m.Name, RestartPolicy: corev1.RestartPolicyAlways,
 		AutomountServiceAccountToken: ptr.To(false), EnableServiceLinks: ptr.To(false), SetHostnameAsFQDN: ptr.To(false),
 		TerminationGracePeriodSeconds: ptr.To[int64](12), // the agent stops its servers within 8
-		// Members look nothing up.
-		DNSPolicy: corev1.DNSNone, DNSConfig: &corev1.PodDNSConfig{Nameservers: []string{"127.0.0.1"}},
-		SecurityContext: &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
+		SecurityContext:               &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 		Tolerations: []corev1.Toleration{
 			{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](unreachable)},
 			{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](unreachable)}},
@@ -176,7 +207,7 @@ func (w *work) pod(m provisioner.Member) (*corev1.Pod, error) {
 	for _, s := range w.r.o.PullSecrets {
 		p.Spec.ImagePullSecrets = append(p.Spec.ImagePullSecrets, corev1.LocalObjectReference{Name: s})
 	}
-	return p, nil
+	return p
 }
 
 // portsOf gives every endpoint its published ports: the recipe's own where it has one.

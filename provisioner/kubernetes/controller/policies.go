@@ -3,10 +3,12 @@ package controller
 import (
 	"context"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/remuda/remuda/provisioner/agent"
@@ -47,6 +49,9 @@ func (w *work) ensurePolicies(ctx context.Context) error {
 		leader.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{Ports: ports}}
 		wanted = append(wanted, leader)
 	}
+	if m := w.egress(); m != nil {
+		wanted = append(wanted, w.egressPolicy(m))
+	}
 	for _, p := range wanted {
 		var there networkingv1.NetworkPolicy
 		err := w.r.client.Get(ctx, client.ObjectKeyFromObject(p), &there)
@@ -58,6 +63,26 @@ func (w *work) ensurePolicies(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// egressPolicy lets the way out look names up and go everywhere but to other groups, to the controller
+// and to what belongs to a node alone. Where the cluster takes address blocks for pods too, pods of other groups
+// are closed by their own policies but for published ports; all else is the agent's matter (egressRules).
+func (w *work) egressPolicy(m *member) *networkingv1.NetworkPolicy {
+	p := &networkingv1.NetworkPolicy{ObjectMeta: w.meta("cg-"+w.cg.Name+"-egress", "")}
+	p.Spec.PodSelector = metav1.LabelSelector{MatchLabels: map[string]string{kubernetes.LabelGroup: w.cg.Name, kubernetes.LabelMember: m.Name}}
+	p.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeEgress}
+	dns := intstr.FromInt32(53)
+	p.Spec.Egress = []networkingv1.NetworkPolicyEgressRule{
+		{Ports: []networkingv1.NetworkPolicyPort{{Port: &dns, Protocol: ptr.To(corev1.ProtocolUDP)}, {Port: &dns, Protocol: ptr.To(corev1.ProtocolTCP)}}},
+		{To: []networkingv1.NetworkPolicyPeer{
+			{IPBlock: &networkingv1.IPBlock{CIDR: "0.0.0.0/0", Except: []string{"169.254.0.0/16"}}},
+			{IPBlock: &networkingv1.IPBlock{CIDR: "::/0", Except: []string{"fe80::/10"}}},
+			{NamespaceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+				{Key: "kubernetes.io/metadata.name", Operator: metav1.LabelSelectorOpNotIn, Values: []string{w.cg.Namespace, w.r.o.System}}}}},
+		}},
+	}
+	return p
 }
 
 func (r *Reconciler) callers() map[string]string {

@@ -89,6 +89,10 @@ func (w *work) converge(ctx context.Context) (time.Duration, error) {
 		w.fail(v1alpha1.ReasonRecipe, err.Error(), false)
 		return 0, nil
 	}
+	if why := kubernetes.Cannot(w.def.Recipe); why != "" {
+		w.fail(v1alpha1.ReasonRecipe, why, false)
+		return 0, nil
+	}
 	w.list = w.def.MemberList()
 	for _, m := range w.list {
 		w.members = append(w.members, &member{Member: m})
@@ -155,6 +159,11 @@ func (w *work) keepWarm(ctx context.Context) (time.Duration, error) {
 			}
 		}
 		w.closeDoors(ctx)
+		if m := w.egress(); m != nil {
+			if err := w.tellEgress(ctx, m.state.Egress); err != nil {
+				return soon, err
+			}
+		}
 		return lookAgain, w.dropOldServices(ctx)
 	}
 	if err := w.begin(ctx); err != nil {
