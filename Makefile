@@ -13,7 +13,7 @@ help: ## List the targets
 	@echo "remuda: an Open Service Broker with warm, reusable container groups"
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "The settings REMUDA_LISTEN, REMUDA_USERNAME, REMUDA_PASSWORD, REMUDA_STATE_DIR, REMUDA_IMAGE_DIR,"
-	@echo "REMUDA_DATABASE_URL and REMUDA_CONFIG are passed through to run and clean."
+	@echo "REMUDA_DATABASE_URL, REMUDA_DATABASE_URL_FILE and REMUDA_CONFIG are passed through to run and clean."
 
 run: ## Install what is needed, build, and start the broker in the foreground (root)
 	@scripts/deps run

@@ -27,15 +27,19 @@ func (b *bench) postgres(ctx context.Context) (rows []Row, err error) {
 	}
 	defer server.Close()
 	n := b.times(6000, 600)
-	plain, ours := map[int][]float64{}, map[[2]int][]float64{}
+	bare, plain, ours := map[int][]float64{}, map[int][]float64{}, map[[2]int][]float64{}
 	double := 0
 	for range b.times(3, 1) {
 		for _, clients := range []int{1, 8, 16} {
-			rate, err := plainClaims(ctx, server, clients, n/3)
-			if err != nil {
-				return nil, err
+			for into, prepare := range map[*map[int][]float64]func(context.Context, *postgrestest.Server, int) (*sql.DB, [3]string, error){
+				&bare: bareTables, &plain: sameTables,
+			} {
+				rate, err := plainClaims(ctx, server, prepare, clients, n/3)
+				if err != nil {
+					return nil, err
+				}
+				(*into)[clients] = append((*into)[clients], rate)
 			}
-			plain[clients] = append(plain[clients], rate)
 		}
 		for _, c := range [][2]int{{1, 1}, {1, 16}, {2, 1}, {2, 8}} {
 			rate, twice, err := brokerClaims(ctx, server, c[0], c[1], n)
@@ -46,13 +50,17 @@ func (b *bench) postgres(ctx context.Context) (rows []Row, err error) {
 			double += twice
 		}
 	}
-	row := func(brokers, clients, against int) Row {
-		return Row{What: fmt.Sprintf("provisions, %d broker(s) with %d client(s) each", brokers, clients),
+	row := func(brokers, clients, against int, rates map[int][]float64, name string) Row {
+		r := Row{What: fmt.Sprintf("provisions, %d broker(s) with %d client(s) each", brokers, clients),
 			Value: median(ours[[2]int{brokers, clients}]), Unit: "/s",
-			Against: fmt.Sprintf("SKIP LOCKED, %d client(s)", against), Plain: median(plain[against])}
+			Against: fmt.Sprintf("SKIP LOCKED%s, %d client(s)", name, against), Plain: median(rates[against])}
+		r.Ratio = r.Value / r.Plain
+		return r
 	}
+	const noCounts = " without counts and audit"
 	return []Row{
-		row(2, 8, 16).atLeast(2), row(2, 8, 8).atLeast(2), row(2, 1, 1), row(1, 16, 16), row(1, 1, 1),
+		row(2, 8, 16, plain, "").atLeast(2), row(2, 8, 8, plain, "").atLeast(2), row(1, 16, 16, plain, "").atLeast(2),
+		row(2, 1, 1, plain, ""), row(1, 1, 1, plain, ""), row(2, 8, 16, bare, noCounts), row(1, 1, 1, bare, noCounts),
 		Row{What: "groups claimed twice", Value: float64(double), Unit: "groups"}.goal("0", double == 0),
 	}, nil
 }
@@ -80,31 +88,55 @@ func each(n, clients int, do func(client, i int) error) (perSecond float64, err 
 	return float64(n) / time.Since(began).Seconds(), err
 }
 
-func plainClaims(ctx context.Context, server *postgrestest.Server, clients, n int) (float64, error) {
+// bareTables has a list of groups and one of instances, and nothing else.
+func bareTables(ctx context.Context, server *postgrestest.Server, n int) (db *sql.DB, queries [3]string, err error) {
 	name, err := server.NewDatabase(ctx)
-	if err != nil {
-		return 0, err
+	if err == nil {
+		db, err = sql.Open("postgres", server.URL(name))
 	}
-	db, err := sql.Open("postgres", server.URL(name))
 	if err != nil {
-		return 0, err
+		return nil, queries, err
 	}
-	defer db.Close()
-	db.SetMaxIdleConns(clients)
 	_, err = db.ExecContext(ctx, `
 		CREATE TABLE groups (id text PRIMARY KEY, fingerprint text NOT NULL, state text NOT NULL, since bigint NOT NULL, body text NOT NULL);
 		CREATE INDEX ON groups (fingerprint, since) WHERE state = 'warm';
 		CREATE TABLE instances (id text PRIMARY KEY, group_id text NOT NULL, body text NOT NULL);
 		INSERT INTO groups SELECT 'g' || i, 'f', 'warm', i, repeat('x', 300) FROM generate_series(1, `+fmt.Sprint(n)+`) i; ANALYZE groups`)
+	return db, [3]string{nextPlain, claimPlain, `INSERT INTO instances VALUES ($1, $2, repeat('x', 500))`}, err
+}
+
+// sameTables has those of the store, which count groups and instances for limits.
+func sameTables(ctx context.Context, server *postgrestest.Server, n int) (db *sql.DB, queries [3]string, err error) {
+	name, err := server.NewDatabase(ctx)
+	if err != nil {
+		return nil, queries, err
+	}
+	s, err := postgres.Open(ctx, postgres.Options{URL: server.URL(name)})
+	if err != nil {
+		return nil, queries, err
+	}
+	err = errors.Join(fillGroups(ctx, s, n), s.Close())
+	if err == nil {
+		db, err = sql.Open("postgres", server.URL(name))
+	}
+	return db, [3]string{nextPlain, claimPlain, `INSERT INTO instances (id, fingerprint, state, group_id, created, service_id, plan_id, org, space, body)
+		VALUES ($1, 'f', 'ready', $2, 1, 'service', 'plan', 'org', 'space', repeat('x', 500))`}, err
+}
+
+const (
+	nextPlain  = `SELECT id FROM groups WHERE fingerprint = $1 AND state = 'warm' ORDER BY since LIMIT 1 FOR UPDATE SKIP LOCKED`
+	claimPlain = `UPDATE groups SET state = 'claimed' WHERE id = $1`
+)
+
+func plainClaims(ctx context.Context, server *postgrestest.Server, prepare func(context.Context, *postgrestest.Server, int) (*sql.DB, [3]string, error), clients, n int) (float64, error) {
+	db, queries, err := prepare(ctx, server, n)
 	if err != nil {
 		return 0, err
 	}
+	defer db.Close()
+	db.SetMaxIdleConns(clients)
 	var prepared [3]*sql.Stmt
-	for i, text := range []string{
-		`SELECT id FROM groups WHERE fingerprint = $1 AND state = 'warm' ORDER BY since LIMIT 1 FOR UPDATE SKIP LOCKED`,
-		`UPDATE groups SET state = 'claimed' WHERE id = $1`,
-		`INSERT INTO instances VALUES ($1, $2, repeat('x', 500))`,
-	} {
+	for i, text := range queries {
 		if prepared[i], err = db.PrepareContext(ctx, text); err != nil {
 			return 0, err
 		}
@@ -144,17 +176,7 @@ func brokerClaims(ctx context.Context, server *postgrestest.Server, brokers, cli
 		defer s.Close()
 		stores = append(stores, s)
 	}
-	err = stores[0].Update(ctx, func(tx store.Tx) error {
-		for i := range n {
-			g := store.Group{ID: fmt.Sprint("g", i), Fingerprint: "f", State: store.GroupWarm, Generation: 1, CreatedAt: time.Now(), Since: time.Now(),
-				Endpoints: []store.Endpoint{{Name: "mysql", Host: "10.0.0.1", Port: 30000}}}
-			if err := tx.Groups().Put(g); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	if err := fillGroups(ctx, stores[0], n); err != nil {
 		return 0, 0, err
 	}
 	var mu sync.Mutex
@@ -171,6 +193,19 @@ func brokerClaims(ctx context.Context, server *postgrestest.Server, brokers, cli
 		return err
 	})
 	return perSecond, twice, err
+}
+
+func fillGroups(ctx context.Context, s store.Store, n int) error {
+	return s.Update(ctx, func(tx store.Tx) error {
+		for i := range n {
+			g := store.Group{ID: fmt.Sprint("g", i), Fingerprint: "f", State: store.GroupWarm, Generation: 1, CreatedAt: time.Now(), Since: time.Now(),
+				Endpoints: []store.Endpoint{{Name: "mysql", Host: "10.0.0.1", Port: 30000}}}
+			if err := tx.Groups().Put(g); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // provisionRow is the transaction of a warm hit.

@@ -4,8 +4,9 @@
 // Everything is read and written inside a transaction given to a closure.
 // Update closures run one after the other, as if alone (serializable), and may
 // be run more than once before one run is kept: they must have no effect but
-// through their Tx. When Update returns nil, the change is on disk. When it
-// returns an error, nothing has changed. All methods of Store may be called
+// through their Tx. Until its first use of its Tx a closure may run beside others,
+// and must not wait for them. When Update returns nil, the change is on disk. When
+// it returns an error, nothing has changed. All methods of Store may be called
 // concurrently; a Tx belongs to its closure alone.
 //
 // A state change is a compare-and-swap: read the record in the closure, check
