@@ -7,7 +7,7 @@ export PATH := $(dir $(GO)):$(PATH)
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 SOURCES := $(shell find . -name '*.go' -not -path './.git/*' -not -path './kube/*') $(shell find catalog -name '*.yaml') go.mod go.sum
 
-.PHONY: help run build test e2e lint generate bench clean deps fuzz kube kube-up
+.PHONY: help run build test e2e lint generate bench bench-kube clean deps fuzz kube kube-up
 
 help: ## List the targets
 	@echo "remuda: an Open Service Broker with warm, reusable container groups"
@@ -57,6 +57,13 @@ bench: ## Measure; prints a table and writes bin/bench.json (root)
 	@scripts/deps run
 	@$(MAKE) --no-print-directory build
 	@$(GO) run ./bench -o bin/bench.json
+
+bench-kube: ## Measure on a real Kubernetes, and claims on PostgreSQL (root)
+	@scripts/deps kube
+	@scripts/kube >/dev/null
+	@$(GO) test -count=1 -tags kube -timeout 30m -run '^$$' -bench Cluster -benchtime 1x ./e2e | tee bin/bench-kube.txt
+	@$(MAKE) --no-print-directory build
+	@$(GO) run ./bench -run postgres -o bin/bench-postgres.json
 
 fuzz: ## Fuzz every decoder for 20 seconds each
 	@scripts/fuzz 20s

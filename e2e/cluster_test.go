@@ -43,7 +43,7 @@ type installation struct {
 var installed *installation
 
 // install installs the production overlay with settings of the test.
-func install(t *testing.T) *installation {
+func install(t testing.TB) *installation {
 	t.Helper()
 	if installed != nil {
 		installed.t = t
@@ -213,7 +213,7 @@ type relay struct {
 	conns    map[net.Conn]bool
 }
 
-func newRelay(t *testing.T, listen, to string) *relay {
+func newRelay(t testing.TB, listen, to string) *relay {
 	t.Helper()
 	l, err := net.Listen("tcp", listen)
 	if err != nil {

@@ -1,0 +1,337 @@
+//go:build kube
+
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/remuda/remuda/catalog"
+	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/backendtest"
+	"github.com/remuda/remuda/provisioner/kubernetes"
+	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
+	"github.com/remuda/remuda/provisioner/kubernetes/kubetest"
+	"github.com/remuda/remuda/provisioner/local"
+)
+
+// BenchmarkCluster measures what 'make bench-kube' prints. Each number stands beside what it is
+// compared with, from the same run: the machines that run this are noisy.
+func BenchmarkCluster(b *testing.B) {
+	i := install(b)
+	b.Run("FirstQuery", i.firstQuery)
+	b.Run("Parallel", i.parallelProvisions)
+	b.Run("Writes", i.writes)
+	b.Run("Reset", i.resets)
+}
+
+// bare is a pod of the members' image that does what somebody without a pool would do.
+const bare = `
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, namespace: default}
+spec:
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: mysql
+      image: ` + kubetest.Image + `
+      imagePullPolicy: Never
+      command:
+        - /bin/sh
+        - -euc
+        - |
+          mariadb-install-db --no-defaults --datadir=/data/d --user=root --skip-test-db >/dev/null
+          echo "CREATE USER bench IDENTIFIED BY 'bench';" > /data/init
+          exec mariadbd --no-defaults --user=root --datadir=/data/d --socket=/data/s --pid-file=/data/p --init-file=/data/init --bind-address=0.0.0.0
+      volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, emptyDir: {}}]
+`
+
+// firstQuery: from the PUT, or from kubectl create, to the answer of the first query.
+func (i *installation) firstQuery(b *testing.B) {
+	i.t = b
+	p := i.plan("mysql", "small")
+	var warm, cold []time.Duration
+	for n := range 10 {
+		id := fmt.Sprintf("first-%d", n)
+		i.awaitWarm("mysql", 1)
+		began := time.Now()
+		i.want("provision", i.provision(id, p), 201)
+		c, res := i.bind(id, id+"-b", p)
+		i.want("bind", res, 201)
+		if err := selectOne(func() (*sql.DB, error) { return openMySQL(c) }); err != nil {
+			b.Fatal(err)
+		}
+		warm = append(warm, time.Since(began))
+		i.awaitGone(id, p)
+	}
+	file := b.TempDir() + "/pod.yaml"
+	for n := range 3 {
+		name := fmt.Sprintf("bare-%d", n)
+		i.write(file, strings.Replace(bare, "NAME", name, 1))
+		began := time.Now()
+		i.kubectl("create", "-f", file)
+		address := ""
+		eventually(b, time.Minute, func() error {
+			if address == "" {
+				address = strings.TrimSpace(i.kubectl("get", "pod", name, "-o", "jsonpath={.status.podIP}"))
+			}
+			if address == "" {
+				return fmt.Errorf("%s has no address", name)
+			}
+			return selectOne(func() (*sql.DB, error) { return sql.Open("mysql", "bench:bench@tcp("+address+":3306)/") })
+		})
+		cold = append(cold, time.Since(began))
+		i.kubectl("delete", "pod", name, "--wait=false")
+	}
+	ours, theirs := middle(warm), middle(cold)
+	b.ReportMetric(ms(ours), "ms/warm")
+	b.ReportMetric(ms(theirs), "ms/bare-pod")
+	b.ReportMetric(float64(theirs)/float64(ours), "times-faster(aim≥10)")
+	b.ReportMetric(0, "ns/op")
+}
+
+func selectOne(open func() (*sql.DB, error)) error {
+	db, err := open()
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var one int
+	return db.QueryRow("SELECT 1").Scan(&one)
+}
+
+// awaitWarm waits for so many warm groups of a recipe.
+func (i *installation) awaitWarm(recipe string, n int) {
+	i.t.Helper()
+	eventually(i.t, 5*time.Minute, func() error {
+		warm := 0
+		for _, cg := range i.resources() {
+			if cg.Spec.Recipe.Name == recipe && cg.Status.Phase == v1alpha1.PhaseWarm {
+				warm++
+			}
+		}
+		if warm < n {
+			return fmt.Errorf("%d groups of %s are warm, want %d", warm, recipe, n)
+		}
+		return nil
+	})
+	time.Sleep(100 * time.Millisecond) // the store learns of it just after
+}
+
+// parallelProvisions: 100 warm provisions at 8 at a time.
+func (i *installation) parallelProvisions(b *testing.B) {
+	i.t = b
+	p := i.plan("redis", "small")
+	grow := func(n int) { // by demand, which the pool follows
+		var wg sync.WaitGroup
+		for k := range n {
+			wg.Go(func() {
+				id := fmt.Sprintf("grow-%d", k)
+				i.awaitProvisioned(id, p)
+			})
+		}
+		wg.Wait()
+		for k := range n {
+			i.awaitGone(fmt.Sprintf("grow-%d", k), p)
+		}
+	}
+	grow(12)
+	i.awaitWarm("redis", 12)
+	var mu sync.Mutex
+	var took, reached []time.Duration
+	cold := 0
+	jobs := make(chan int)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for n := range jobs {
+				id := fmt.Sprintf("bench-%d", n)
+				began := time.Now()
+				a := i.provision(id, p)
+				answered := time.Since(began)
+				if a.status == 201 {
+					c, _ := i.bind(id, id+"-b", p)
+					err := use("redis", c, "x")
+					mu.Lock()
+					if err != nil {
+						b.Error(err)
+					}
+					took, reached = append(took, answered), append(reached, time.Since(began))
+					mu.Unlock()
+				} else {
+					mu.Lock()
+					cold++
+					mu.Unlock()
+				}
+				i.awaitGone(id, p)
+			}
+		})
+	}
+	for n := range 100 {
+		jobs <- n
+	}
+	close(jobs)
+	wg.Wait()
+	b.ReportMetric(ms(percentile(took, 50)), "ms/PUT-p50")
+	b.ReportMetric(ms(percentile(took, 99)), "ms/PUT-p99(aim≤300)")
+	b.ReportMetric(ms(percentile(reached, 50)), "ms/first-command-p50")
+	b.ReportMetric(ms(percentile(reached, 99)), "ms/first-command-p99")
+	b.ReportMetric(float64(cold), "cold")
+	b.ReportMetric(0, "ns/op")
+}
+
+// writes counts the objects that a whole life of an instance on a warm group writes, by the
+// API server's audit log: ours, and the endpoints that the cluster itself writes.
+func (i *installation) writes(b *testing.B) {
+	i.t = b
+	p := i.plan("redis", "small")
+	i.awaitWarm("redis", 2)
+	time.Sleep(3 * time.Second)
+	offset := size(b, i.cluster.AuditLog())
+	const lives = 10
+	for n := range lives {
+		id := fmt.Sprintf("life-%d", n)
+		i.awaitWarm("redis", 2)
+		i.want("provision", i.provision(id, p), 201)
+		_, res := i.bind(id, id+"-b", p)
+		i.want("bind", res, 201)
+		i.want("unbind", i.unbind(id, id+"-b", p), 200)
+		i.awaitGone(id, p)
+	}
+	i.awaitWarm("redis", 2)
+	time.Sleep(time.Second)
+	ours, others, reads := i.count(b, offset)
+	b.ReportMetric(float64(ours)/lives, "writes/life")
+	b.ReportMetric(float64(others)/lives, "endpoint-writes/life")
+	b.ReportMetric(float64(reads)/lives, "reads/life")
+	b.ReportMetric(0, "ns/op")
+}
+
+func size(b *testing.B, file string) int64 {
+	info, err := os.Stat(file)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return info.Size()
+}
+
+// count reads the audit log from the offset.
+func (i *installation) count(b *testing.B, offset int64) (ours, others, reads int) {
+	f, err := os.Open(i.cluster.AuditLog())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		b.Fatal(err)
+	}
+	kinds := map[string]int{}
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e struct {
+			Verb      string
+			User      struct{ Username string }
+			ObjectRef struct{ Namespace, Resource, Subresource string }
+		}
+		if json.Unmarshal(lines.Bytes(), &e) != nil || e.ObjectRef.Namespace != kubetest.Namespace {
+			continue
+		}
+		mine := strings.HasPrefix(e.User.Username, "system:serviceaccount:remuda:")
+		switch {
+		case slices.Contains([]string{"create", "update", "patch", "delete"}, e.Verb) && mine:
+			ours++
+			kinds[e.Verb+" "+e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource]++
+		case slices.Contains([]string{"create", "update", "patch", "delete"}, e.Verb) && e.ObjectRef.Resource == "endpointslices":
+			others++
+		case mine && e.Verb != "watch":
+			reads++
+		}
+	}
+	b.Logf("writes: %v", kinds)
+	return ours, others, reads
+}
+
+// resets: the same definitions on the local back end and on pods.
+func (i *installation) resets(b *testing.B) {
+	i.t = b
+	recipes, err := catalog.Builtin()
+	if err != nil {
+		b.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	config := i.cluster.RESTConfig()
+	config.QPS, config.Burst = 200, 400
+	pods, err := kubernetes.New(kubernetes.Options{Config: config, Namespace: kubetest.Namespace, System: kubetest.System, Broker: "bench", Logger: log})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { _ = pods.Run(ctx) }()
+	here, err := local.New(local.Options{StateDir: b.TempDir(), ImageDir: backendtest.ImageDir(), Agent: kubetest.Binary(), Logger: log,
+		Publish: local.Publish{Host: "127.0.0.1", FirstPort: 21000, LastPort: 21999}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, r := range recipes {
+		if !slices.Contains([]string{"mysql", "postgresql", "redis", "http"}, r.Name) {
+			continue
+		}
+		of := func(back provisioner.Backend, image string) time.Duration {
+			g := provisioner.Group{ID: "bench" + r.Name, Generation: 1, Definition: provisioner.NewDefinition(r, r.Offering.Plans[0], image)}
+			if _, err := back.Create(ctx, g); err != nil {
+				b.Fatal(err)
+			}
+			defer func() { _ = back.Close(ctx, g.ID) }()
+			var took []time.Duration
+			for range 12 {
+				if err := back.Publish(ctx, g); err != nil {
+					b.Fatal(err)
+				}
+				time.Sleep(700 * time.Millisecond) // the next disk is prepared meanwhile, as with tenants
+				if err := back.Cutoff(ctx, g.ID); err != nil {
+					b.Fatal(err)
+				}
+				g.Generation++
+				began := time.Now()
+				if _, err := back.Reset(ctx, g); err != nil {
+					b.Fatal(err)
+				}
+				took = append(took, time.Since(began))
+			}
+			return middle(took)
+		}
+		local, pod := of(here, backendtest.Image(b, recipes...)), of(pods, kubetest.Image)
+		b.ReportMetric(ms(pod), "ms/"+r.Name)
+		b.ReportMetric(ms(local), "ms/"+r.Name+"-local")
+		b.ReportMetric(float64(pod)/float64(local), r.Name+"-ratio(aim≤1.5)")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func middle(list []time.Duration) time.Duration { return percentile(list, 50) }
+
+// percentile of the list, which it sorts.
+func percentile(list []time.Duration, p int) time.Duration {
+	if len(list) == 0 {
+		return 0
+	}
+	slices.Sort(list)
+	return list[min(len(list)*p/100, len(list)-1)]
+}
