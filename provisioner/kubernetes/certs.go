@@ -45,7 +45,18 @@ func certificate(name string, valid time.Duration) *x509.Certificate {
 	serial, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120)) // never fails
 	now := time.Now()
 	return &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name},
-		NotBefore: now.Add(-5 * time.Minute), NotAfter: now.Add(valid)} // clocks differ
+		NotBefore: now.Add(-skew), NotAfter: now.Add(valid)}
+}
+
+// skew is how much clocks may differ: certificates are valid so long before they are made.
+const skew = 5 * time.Minute
+
+// Made is when an authority or a certificate of it was made.
+func Made(c *x509.Certificate) time.Time { return c.NotBefore.Add(skew) }
+
+// Old says whether two thirds of a certificate's time are over.
+func Old(c *x509.Certificate, now time.Time) bool {
+	return now.After(Made(c).Add(c.NotAfter.Sub(Made(c)) * 2 / 3))
 }
 
 // PEM of the certificate and of the key.
@@ -93,6 +104,9 @@ func (a *Authority) Orders(valid time.Duration, bundle []byte) (agent.Identity, 
 
 func (a *Authority) issue(name string, usage x509.ExtKeyUsage, valid time.Duration, bundle []byte) (agent.Identity, error) {
 	template := certificate(name, valid)
+	if end := a.Certificate.NotAfter; template.NotAfter.After(end) {
+		template.NotAfter = end
+	}
 	template.DNSNames, template.ExtKeyUsage, template.KeyUsage = []string{name}, []x509.ExtKeyUsage{usage}, x509.KeyUsageDigitalSignature
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -118,7 +132,7 @@ func Renewable(certificate string, all []*Authority, now time.Time) bool {
 		return true
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil || now.After(cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore)*2/3)) {
+	if err != nil || Old(cert, now) {
 		return true
 	}
 	for _, a := range all {

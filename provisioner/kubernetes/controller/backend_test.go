@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,28 +51,44 @@ func newBackend(t *testing.T, c *cluster.Cluster, o controller.Options) *kuberne
 	t.Helper()
 	namespaces(t, c)
 	kubetest.CustomResource(t, c)
-	log := slog.New(slog.NewTextHandler(logWriter{t}, nil))
-	o.Config, o.Namespace, o.System, o.Logger = c.RESTConfig(), kubetest.Namespace, kubetest.System, log
-	o.PullPolicy = corev1.PullNever
-	o.Config.QPS, o.Config.Burst = 200, 400
-	b, err := kubernetes.New(kubernetes.Options{Config: o.Config, Namespace: kubetest.Namespace, System: kubetest.System, Broker: "test", Logger: log})
+	o = withDefaults(t, c, o)
+	b, err := kubernetes.New(kubernetes.Options{Config: o.Config, Namespace: kubetest.Namespace, System: kubetest.System, Broker: "test", Logger: o.Logger})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 2)
-	go func() { ended <- controller.Run(ctx, o) }()
+	ended := make(chan error, 1)
 	go func() { ended <- b.Run(ctx) }()
+	stop := runController(t, o)
 	t.Cleanup(func() {
 		closeAll(t, b)
 		cancel()
-		for range 2 {
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
+		if err := <-ended; err != nil {
+			t.Error(err)
 		}
+		stop()
 	})
 	return b
+}
+
+func withDefaults(t *testing.T, c *cluster.Cluster, o controller.Options) controller.Options {
+	o.Logger = slog.New(slog.NewTextHandler(logWriter{t}, nil))
+	o.Config, o.Namespace, o.System, o.PullPolicy = c.RESTConfig(), kubetest.Namespace, kubetest.System, corev1.PullNever
+	o.Config.QPS, o.Config.Burst = 200, 400
+	return o
+}
+
+// runController runs one until stop is called, which may be done twice.
+func runController(t *testing.T, o controller.Options) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- controller.Run(ctx, o) }()
+	return sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func closeAll(t *testing.T, b *kubernetes.Backend) {

@@ -204,6 +204,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	if after > 0 { // certificates are looked at with all else
+		after = min(after, r.o.CertificateLife/8)
+	}
 	return ctrl.Result{RequeueAfter: after}, nil
 }
 

@@ -49,6 +49,7 @@ func (k *keyring) Start(ctx context.Context) error {
 			wait = min(pause, 2*time.Second)
 		} else {
 			k.once.Do(func() { close(k.ready) })
+			wait = min(wait, k.untilChange())
 		}
 		select {
 		case <-ctx.Done():
@@ -56,6 +57,17 @@ func (k *keyring) Start(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// untilChange is how long nothing will be due for certain.
+func (k *keyring) untilChange() time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	least := time.Hour
+	for _, a := range k.authorities {
+		least = min(least, time.Until(a.Certificate.NotAfter)/6)
+	}
+	return max(least, 50*time.Millisecond)
 }
 
 // await returns when there are keys.
@@ -93,7 +105,7 @@ func (k *keyring) renew(ctx context.Context) error {
 		}
 		all = append(all, a)
 	}
-	if len(all) == 0 || old(all[len(all)-1], now) {
+	if len(all) == 0 || kubernetes.Old(all[len(all)-1].Certificate, now) {
 		a, err := kubernetes.NewAuthority(k.o.AuthorityLife)
 		if err != nil {
 			return err
@@ -115,11 +127,6 @@ func (k *keyring) renew(ctx context.Context) error {
 	k.authorities = all
 	k.mu.Unlock()
 	return k.renewOrders(ctx)
-}
-
-func old(a *kubernetes.Authority, now time.Time) bool {
-	c := a.Certificate
-	return now.After(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3))
 }
 
 // renewOrders makes the identity of those who give orders anew when it is due.
@@ -169,7 +176,7 @@ func (k *keyring) bundle() ([]byte, *kubernetes.Authority, []*kubernetes.Authori
 	}
 	signer := k.authorities[0]
 	for _, a := range k.authorities {
-		if time.Since(a.Certificate.NotBefore) > k.learnTime() {
+		if time.Since(kubernetes.Made(a.Certificate)) > k.learnTime() || time.Until(signer.Certificate.NotAfter) < k.learnTime() {
 			signer = a
 		}
 	}
