@@ -109,7 +109,7 @@ func (s *server) start() error {
 
 func (s *server) environment() []string {
 	return append(os.Environ(), "REMUDA_STATE_DIR="+s.state, "REMUDA_LISTEN="+s.address, "REMUDA_USERNAME="+username,
-		"REMUDA_PASSWORD="+password, "REMUDA_CONFIG="+s.config, "REMUDA_IMAGE_DIR="+s.b.imageDir, "REMUDA_DATABASE_URL=")
+		"REMUDA_PASSWORD="+password, "REMUDA_CONFIG="+s.config, "REMUDA_IMAGE_DIR="+s.b.imageDir, "REMUDA_DATABASE_URL=", "REMUDA_DATABASE_URL_FILE=")
 }
 
 // close ends the broker, and then all that it made.

@@ -6,14 +6,12 @@ import (
 	"errors"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/remuda/remuda/broker"
 	"github.com/remuda/remuda/broker/brokertest"
 	"github.com/remuda/remuda/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { brokertest.Main(m) }
 
 var ctx = context.Background()
 

@@ -3,14 +3,12 @@ package brokertest
 import (
 	"context"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/remuda/remuda/broker"
 	"github.com/remuda/remuda/store"
-	"github.com/remuda/remuda/store/sqlite"
 )
 
 // DefaultCeiling is the ceiling of New's pools.
@@ -35,7 +33,7 @@ type Fixture struct {
 	done     chan error
 }
 
-// New makes a broker on a new SQLite store and runs it until the test ends.
+// New makes a broker on a new store, see InPostgres, and runs it until the test ends.
 // change may change its options.
 func New(t testing.TB, change func(*broker.Options)) *Fixture {
 	t.Helper()
@@ -45,24 +43,16 @@ func New(t testing.TB, change func(*broker.Options)) *Fixture {
 // NewSized is New with a ceiling for each plan's pool.
 func NewSized(t testing.TB, ceiling int, change func(*broker.Options)) *Fixture {
 	t.Helper()
-	db, err := sqlite.Open(context.Background(), filepath.Join(t.TempDir(), "remuda.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	db, cluster := openStore(t)
 	sealer, err := store.NewSealer(store.Key{ID: "test", Secret: make([]byte, 32)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool, err := NewPool(db, ceiling)
+	pool, err := newPool(db, cluster, newBackend(), ceiling)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &Fixture{Pool: pool, Store: db, Sealer: sealer}
+	f := &Fixture{Pool: pool, Store: db, Sealer: sealer, cluster: cluster}
 	f.run(t)
 	f.Start(t, change)
 	return f

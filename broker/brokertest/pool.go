@@ -29,14 +29,8 @@ type Pool struct {
 	demand  *demand
 }
 
-// NewPool makes a pool whose plans may have up to ceiling groups each. The plan
-// of Small gets floor groups; others none unless they are waited for.
-func NewPool(s store.Store, ceiling int) (*Pool, error) {
-	return newPool(s, nil, newBackend(), ceiling)
-}
-
-// NewSharedPool makes a pool among others on a store. Those see the same groups
-// as like, if it is given.
+// NewSharedPool makes a pool among others on a store, whose plans may have up to
+// ceiling groups each. It sees the same groups as like, if that is given.
 func NewSharedPool(s Shared, ceiling int, like *Pool) (*Pool, error) {
 	b := newBackend()
 	if like != nil {
@@ -51,6 +45,8 @@ type Shared interface {
 	store.Cluster
 }
 
+// newPool gives the plan of Small floor groups, and others none unless they are
+// waited for.
 func newPool(s store.Store, cluster store.Cluster, b *backend, ceiling int) (*Pool, error) {
 	p := &Pool{store: s, backend: b, demand: &demand{}}
 	limits, definitions := map[string]provisioner.Limits{}, []provisioner.Definition(nil)

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/remuda/remuda/broker"
 	"github.com/remuda/remuda/broker/brokertest"
 	"github.com/remuda/remuda/broker/osbapi"
@@ -27,7 +25,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, brokerProcess())
 		os.Exit(1)
 	}
-	goleak.VerifyTestMain(m)
+	brokertest.Main(m)
 }
 
 const (

@@ -38,6 +38,7 @@ type engine struct {
 	memory sqlstore.Memory
 	member string // who we are, in table members
 	batch  int64  // number of the transaction
+	began  time.Time
 	begun  bool   // something of the transaction was sent
 	wrote  bool   // a closure has written something
 	likely string // definition of which groups were claimed in the last transaction
@@ -102,7 +103,7 @@ func (e *engine) Begin() error {
 	}
 	e.memory.Forget()
 	e.batch++
-	e.begun, e.wrote = false, false
+	e.began, e.begun, e.wrote = time.Now(), false, false
 	e.c.text, e.c.sets = e.c.text[:0], nil
 	e.c.say("BEGIN; LOCK TABLE writing IN EXCLUSIVE MODE; UPDATE members SET batch = " + strconv.FormatInt(e.batch, 10) +
 		" WHERE id = '" + e.member + "' AND NOT dead RETURNING id")
@@ -185,6 +186,9 @@ func (e *engine) Commit() error {
 	e.c.say("COMMIT")
 	e.likely = e.memory.LikelyClaim()
 	err := e.c.send()
+	if err == nil {
+		e.s.shown(e.began)
+	}
 	if err == nil || certain(err) || errors.Is(err, errDead) || !e.wrote {
 		return err
 	}

@@ -54,6 +54,9 @@ const (
 	leaseWanted = "SELECT name FROM leases WHERE member = ? AND wanted = 2"
 )
 
+// lookEvery is how often one who waits for a lock looks by itself.
+const lookEvery = time.Second
+
 const (
 	wantedByOne  = 1
 	wantedAtOnce = 2
@@ -63,17 +66,26 @@ const (
 func (s *Store) Lock(ctx context.Context, name string, seize bool) (store.Lease, error) {
 	woken := s.await(name)
 	defer s.forgo(name, woken)
-	for {
-		l, err := s.take(ctx, name, seize, true)
-		if l != nil || err != nil {
-			return l, err
+	for free := true; ; {
+		if free {
+			l, err := s.take(ctx, name, seize, true)
+			if l != nil || err != nil {
+				return l, err
+			}
 		}
+		free = true
 		select {
 		case seized := <-woken:
 			if seized && !seize {
 				return nil, store.ErrSeized
 			}
-		case <-time.After(time.Second): // whoever wakes us may be gone
+		case <-time.After(lookEvery): // the message may have got lost
+			if !seize {
+				var err error
+				if free, err = s.looksFree(ctx, name); err != nil && ctx.Err() == nil {
+					return nil, err
+				}
+			}
 		case <-ctx.Done():
 			if seize {
 				s.relent(name)
@@ -94,24 +106,28 @@ func (s *Store) relent(name string) {
 
 // TryLock implements store.Cluster.
 func (s *Store) TryLock(ctx context.Context, name string) (store.Lease, error) {
-	free := s.reusable(name)
-	if !free {
-		err := s.View(ctx, func(tx store.Tx) error {
-			free = true
-			holder, wanted := "", 0
-			err := raw(tx).Rows(func(r *sql.Rows) error { return r.Scan(&holder, &wanted) }, leaseHolder, name)
-			free = holder == "" || s.forgotten(name, holder)
-			return err
-		})
-		if err != nil || !free {
-			return nil, err
-		}
+	if free, err := s.looksFree(ctx, name); err != nil || !free {
+		return nil, err
 	}
 	l, err := s.take(ctx, name, false, false)
 	if l == nil { // not a nil *lease
 		return nil, err
 	}
 	return l, err
+}
+
+// looksFree says, without writing, whether the lock can likely be had.
+func (s *Store) looksFree(ctx context.Context, name string) (free bool, err error) {
+	if s.reusable(name) {
+		return true, nil
+	}
+	err = s.View(ctx, func(tx store.Tx) error {
+		holder, wanted := "", 0
+		err := raw(tx).Rows(func(r *sql.Rows) error { return r.Scan(&holder, &wanted) }, leaseHolder, name)
+		free = holder == "" || s.forgotten(name, holder)
+		return err
+	})
+	return free, err
 }
 
 // raw is what a store.Tx of this package is.

@@ -131,3 +131,24 @@ func TestErrorsShowNoPassword(t *testing.T) {
 		t.Log(err)
 	}
 }
+
+// TestOrdinaryUser: the owner of the database needs no other rights.
+func TestOrdinaryUser(t *testing.T) {
+	database(t)
+	for _, query := range []string{"CREATE ROLE remuda LOGIN PASSWORD 'pa''ss'", "CREATE DATABASE ordinary OWNER remuda"} {
+		if _, err := shared.Query(t.Context(), "postgres", query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	url := strings.Replace(shared.URL("ordinary"), "postgres:"+shared.Password+"@", "remuda:pa%27ss@", 1)
+	s := open(t, url)
+	fillWarm(t, s, 1)
+	if err := provision(t.Context(), s, "i"); err != nil {
+		t.Error(err)
+	}
+	l, err := s.Lock(t.Context(), "x", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+}

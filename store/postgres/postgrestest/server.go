@@ -180,7 +180,12 @@ func (s *Server) Stop(signal syscall.Signal) {
 // Close ends the server and removes it.
 func (s *Server) Close() {
 	s.Stop(syscall.SIGQUIT)
-	_ = os.RemoveAll(s.Dir)
+	for range 50 { // its children may end a little later
+		if os.RemoveAll(s.Dir) == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // Log is what the server has written lately.
