@@ -70,6 +70,18 @@ func NewScheme() (*runtime.Scheme, error) {
 	return s, errors.Join(clientgoscheme.AddToScheme(s), v1alpha1.AddToScheme(s))
 }
 
+// LogTo is where the libraries of Kubernetes write from then on. They have one logger in a process and do not
+// expect it to change, so the first one stays.
+func LogTo(log *slog.Logger) {
+	logOnce.Do(func() {
+		logger := logr.FromSlogHandler(log.Handler())
+		ctrllog.SetLogger(logger)
+		klog.SetLogger(logger)
+	})
+}
+
+var logOnce sync.Once
+
 // mapper knows the resources that the back end uses, so that a server that does not answer
 // just now is not asked for them.
 func mapper() meta.RESTMapper {
@@ -87,9 +99,7 @@ func New(o Options) (*Backend, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	logger := logr.FromSlogHandler(o.Logger.Handler())
-	ctrllog.SetLogger(logger)
-	klog.SetLogger(logger)
+	LogTo(o.Logger)
 	scheme, err := NewScheme()
 	if err != nil {
 		return nil, err

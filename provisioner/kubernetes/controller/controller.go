@@ -20,7 +20,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -52,7 +51,7 @@ type Options struct {
 	// EgressDeny are networks that no way out of a group leads to, besides all addresses of groups,
 	// the API server, and the ports of Kubernetes and of agents.
 	EgressDeny []netip.Prefix
-	EgressDNS  corev1.DNSPolicy // how ways out look names up; default ClusterFirst
+	EgressDNS  corev1.DNSPolicy // how ways out look names up: ClusterFirst (default) or Default
 	Workers    int              // groups worked on at the same time; default 8
 	// CertificateLife is how long certificates of agents are valid, default 30 days, and
 	// AuthorityLife their authority's, default a year. Both are renewed when two thirds are over.
@@ -116,9 +115,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.AuthorityLife <= 0 {
 		o.AuthorityLife = 365 * 24 * time.Hour
 	}
-	logger := logr.FromSlogHandler(o.Logger.Handler())
-	ctrl.SetLogger(logger)
-	klog.SetLogger(logger)
+	kubernetes.LogTo(o.Logger)
 	scheme, err := kubernetes.NewScheme()
 	if err != nil {
 		return err
@@ -131,7 +128,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	skipName := true // several controllers in one process, in tests
 	m, err := ctrl.NewManager(o.Config, ctrl.Options{
-		Scheme: scheme, Logger: logger,
+		Scheme: scheme, Logger: logr.FromSlogHandler(o.Logger.Handler()),
 		Cache:                         cache.Options{DefaultNamespaces: map[string]cache.Config{o.Namespace: {}}},
 		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 		LeaderElection:                o.Elect,
