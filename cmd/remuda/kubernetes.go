@@ -134,6 +134,7 @@ func runController(ctx context.Context, c Config, recipes []catalog.Recipe, o co
 	k := c.Kubernetes
 	o.Config, o.Namespace, o.System, o.Recipes = rc, k.Namespace, k.SystemNamespace, recipes
 	o.StorageClass, o.DNS, o.PullPolicy, o.PullSecrets = k.StorageClass, k.Address == "dns", corev1.PullPolicy(k.PullPolicy), k.PullSecrets
+	o.EgressDeny = c.egress().Deny
 	err = controller.Run(ctx, o)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return nil

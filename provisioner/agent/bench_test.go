@@ -136,3 +136,45 @@ func agentCPU(b *testing.B, pid int) func() {
 		b.ReportMetric((sleeps-sleeps0)/float64(b.N), "agent-sleeps/op")
 	}
 }
+
+// BenchmarkWayOut is bulk to an application, by an egress in the host's network, and by one in another pod.
+func BenchmarkWayOut(b *testing.B) {
+	l, err := net.Listen("tcp", outside(b)+":0")
+	must(b, err)
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(struct{ io.Writer }{io.Discard}, c) }()
+		}
+	}()
+	app := l.Addr().String()
+	bulk := func(b *testing.B, conn net.Conn) {
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		_, err := io.WriteString(conn, request(app))
+		must(b, err)
+		chunk := make([]byte, 1<<20)
+		b.SetBytes(int64(len(chunk)))
+		for b.Loop() {
+			_, err := conn.Write(chunk)
+			must(b, err)
+		}
+	}
+	b.Run("directly", func(b *testing.B) {
+		conn, err := net.Dial("tcp", app)
+		must(b, err)
+		defer conn.Close()
+		bulk(b, conn)
+	})
+	b.Run("host", func(b *testing.B) {
+		_, door := wayOut(b, Egress{})
+		bulk(b, dialOut(b, door, app))
+	})
+	b.Run("pod", func(b *testing.B) {
+		p := joined(b)
+		bulk(b, dialOut(b, p.Port, app))
+	})
+}

@@ -41,8 +41,8 @@ type doors struct {
 
 	mu     sync.Mutex
 	list   []*door
-	out    *door   // of a way
-	way    *Way    // where it leads
+	out    *door // of a way
+	way    *usedWay
 	relays *relays // while there are doors
 	rules  *Egress // nil until it was told
 	names  *names  // since the last opening

@@ -184,7 +184,7 @@ func outside(t testing.TB) string {
 
 // wayOut is an agent that is an egress, in the same network; the client
 // connects to 127.a.b.c at the returned port.
-func wayOut(t *testing.T, rules Egress) (*Client, int) {
+func wayOut(t testing.TB, rules Egress) (*Client, int) {
 	t.Helper()
 	c := serveHere(t, func(o *Options) { o.Egress = true })
 	must(t, c.Start(t.Context(), StartRequest{}))

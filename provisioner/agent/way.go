@@ -39,7 +39,8 @@ const (
 	nonceSize    = 32
 	proofSize    = sha256.Size
 	greetTimeout = 5 * time.Second
-	wayDoor      = "egress" // name of the doors
+	wayPatience  = 5 * time.Second // for an egress that is just being replaced
+	wayDoor      = "egress"        // name of the doors
 )
 
 var errNotOfWay = errors.New("the peer does not know the secret of the way")
@@ -102,6 +103,13 @@ func (d *doors) setWay(w Way) error {
 	return nil
 }
 
+// usedWay is a way until another one is told.
+type usedWay struct {
+	Way
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
 // useWay lets the door lead there; a former one, closed, is given up.
 func (d *doors) useWay(w Way, o *door) {
 	d.mu.Lock()
@@ -109,8 +117,12 @@ func (d *doors) useWay(w Way, o *door) {
 	if d.out != nil && d.out != o {
 		_ = d.out.socket.Close()
 	}
+	if d.way != nil {
+		d.way.cancel()
+	}
 	o.Origin = w.Name
-	d.out, d.way = o, &w
+	d.out, d.way = o, &usedWay{Way: w}
+	d.way.ctx, d.way.cancel = context.WithCancel(context.Background())
 }
 
 // all doors there are.
@@ -129,6 +141,7 @@ func (d *doors) end() error {
 	d.mu.Lock()
 	if d.out != nil {
 		_ = d.out.socket.Close()
+		d.way.cancel()
 		d.out, d.way = nil, nil
 	}
 	d.mu.Unlock()
@@ -150,7 +163,6 @@ func bindLoopback(at netip.AddrPort) (*os.File, error) {
 
 // serveWay hands a connection from the leader's servers to the egress.
 func (o *door) serveWay(ctx context.Context, c *connection) {
-	w := o.doors.currentWay()
 	local, _ := c.client.LocalAddr().(*net.TCPAddr)
 	remote, _ := c.client.RemoteAddr().(*net.TCPAddr)
 	port, ok := portOf(local.AddrPort().Addr())
@@ -159,7 +171,7 @@ func (o *door) serveWay(ctx context.Context, c *connection) {
 		o.forget(c)
 		return
 	}
-	egress, err := w.enter(ctx, port)
+	egress, err := o.doors.enter(ctx, port)
 	if err != nil {
 		if ctx.Err() == nil {
 			o.doors.log.Warn("connect to the egress", "error", err)
@@ -171,10 +183,37 @@ func (o *door) serveWay(ctx context.Context, c *connection) {
 	o.relay(c, egress)
 }
 
-func (d *doors) currentWay() *Way {
+func (d *doors) currentWay() *usedWay {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.way
+}
+
+// enter connects to the egress, wherever that is just now. Nothing was read of the servers yet,
+// so they notice of an egress that is being replaced only that it takes time.
+func (d *doors) enter(ctx context.Context, port int) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, wayPatience)
+	defer cancel()
+	for {
+		w := d.currentWay()
+		if w == nil { // the agent ends
+			return nil, net.ErrClosed
+		}
+		try, cancel := context.WithCancel(ctx)
+		stop := context.AfterFunc(w.ctx, cancel) // another way is told
+		c, err := w.enter(try, port)
+		stop()
+		cancel()
+		if err == nil {
+			return c, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-w.ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // enter connects to the egress and asks for a port.

@@ -34,7 +34,7 @@ func newWay(t testing.TB, name string, old Way) Way {
 	return w
 }
 
-func joined(t *testing.T) wayPair {
+func joined(t testing.TB) wayPair {
 	t.Helper()
 	p := wayPair{Way: newWay(t, "1", Way{}), leader: serveHere(t), egress: serveHere(t, func(o *Options) { o.Egress = true })}
 	must(t, p.egress.Start(t.Context(), StartRequest{}))
@@ -45,14 +45,14 @@ func joined(t *testing.T) wayPair {
 	return p
 }
 
-func (p wayPair) join(t *testing.T, w Way) {
+func (p wayPair) join(t testing.TB, w Way) {
 	t.Helper()
 	for _, c := range []*Client{p.egress, p.leader} {
 		must(t, c.SetWay(t.Context(), w))
 	}
 }
 
-func (p wayPair) open(t *testing.T) {
+func (p wayPair) open(t testing.TB) {
 	t.Helper()
 	for _, c := range []*Client{p.egress, p.leader} {
 		must(t, c.OpenDoors(t.Context(), OpenRequest{}))
@@ -138,6 +138,19 @@ func TestWay(t *testing.T) {
 	must(t, err)
 	if s.Doors[0].Connections != 1 {
 		t.Errorf("the other egress has %+v", s.Doors)
+	}
+
+	// Who asks while the egress is away waits until there is another one.
+	must(t, p.leader.SetWay(t.Context(), newWay(t, "3", Way{Port: p.Port, Egress: netip.MustParseAddrPort("198.51.100.1:7465")})))
+	patient := dialOut(t, p.Port, app)
+	_, err = io.WriteString(patient, request(app))
+	must(t, err)
+	time.Sleep(50 * time.Millisecond)
+	must(t, p.leader.SetWay(t.Context(), next))
+	began := time.Now()
+	<-reached
+	if waited := time.Since(began); waited > 2*time.Second {
+		t.Errorf("it waited %s for the way that is there", waited)
 	}
 
 	// All ends with the doors.

@@ -3,18 +3,24 @@ package kubernetes
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
+var libraries sync.Once
+
 // UseLogger makes the Kubernetes libraries write to log what they always say. What they say on
-// request only is never written, at no level: it has the bodies of requests in it, secrets too.
+// request only is never written, at no level: it has the bodies of requests in it, secrets too. They have one
+// logger in a process and do not expect it to change, so the first one stays.
 func UseLogger(log *slog.Logger) logr.Logger {
 	l := logr.FromSlogHandler(always{log.Handler()})
-	ctrllog.SetLogger(l)
-	klog.SetLogger(l)
+	libraries.Do(func() {
+		ctrllog.SetLogger(l)
+		klog.SetLogger(l)
+	})
 	return l
 }
 

@@ -50,7 +50,7 @@ type Options struct {
 	// EgressDeny are networks that no way out of a group leads to, besides all addresses of groups,
 	// the API server, and the ports of Kubernetes and of agents.
 	EgressDeny []netip.Prefix
-	EgressDNS  corev1.DNSPolicy // how ways out look names up; default ClusterFirst
+	EgressDNS  corev1.DNSPolicy // how ways out look names up: ClusterFirst (default) or Default
 	Workers    int              // groups worked on at the same time; default 8
 	// CertificateLife is how long certificates of agents are valid, default 30 days, and
 	// AuthorityLife their authority's, default a year. Both are renewed when two thirds are over.
@@ -71,6 +71,7 @@ type Reconciler struct {
 	addresses addresses
 
 	mu     sync.Mutex
+	ways   map[types.NamespacedName]bool // groups with a way out
 	groups map[types.UID]*memory
 }
 
@@ -141,7 +142,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("make the controller: %w", err)
 	}
-	r := &Reconciler{o: o, client: m.GetClient(), groups: map[types.UID]*memory{}}
+	r := &Reconciler{o: o, client: m.GetClient(), groups: map[types.UID]*memory{}, ways: map[types.NamespacedName]bool{}}
 	r.keys = newKeyring(r.client, o)
 	r.agents = kubernetes.NewAgents(r.keys.orders)
 	if err := m.Add(r.keys); err != nil {
@@ -154,6 +155,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	err = ctrl.NewControllerManagedBy(m).For(&v1alpha1.ContainerGroup{}).Named("containergroup").
 		Owns(&corev1.Pod{}).Owns(&corev1.Service{}).Owns(&corev1.PersistentVolumeClaim{}).Owns(&networkingv1.NetworkPolicy{}).
+		Watches(&corev1.Pod{}, r.newAddress()).Watches(&corev1.Service{}, r.newAddress()).
 		WithOptions(controller.Options{MaxConcurrentReconciles: o.Workers}).Complete(r)
 	if err != nil {
 		return fmt.Errorf("make the controller: %w", err)
@@ -255,6 +257,7 @@ func (r *Reconciler) remember(uid types.UID) *memory {
 func (r *Reconciler) forget(cg *v1alpha1.ContainerGroup) {
 	r.mu.Lock()
 	delete(r.groups, cg.UID)
+	delete(r.ways, client.ObjectKeyFromObject(cg))
 	r.mu.Unlock()
 	r.agents.Forget(cg.Name)
 }

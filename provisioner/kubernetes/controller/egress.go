@@ -16,7 +16,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/kubernetes"
@@ -76,6 +80,42 @@ func apiServers(host string) (out []agent.OwnPorts) {
 	return out
 }
 
+// newAddress lets groups with a way out look again soon when a pod or a service has got its address,
+// which is long before anybody gets in there. Many that come at once are looked at once.
+func (r *Reconciler) newAddress() handler.EventHandler {
+	look := func(q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for name := range r.ways {
+			q.AddAfter(reconcile.Request{NamespacedName: name}, addressesAge)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			if len(addressesOf(e.Object)) > 0 {
+				look(q)
+			}
+		},
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			if !slices.Equal(addressesOf(e.ObjectOld), addressesOf(e.ObjectNew)) {
+				look(q)
+			}
+		},
+	}
+}
+
+func addressesOf(o client.Object) (out []string) {
+	switch o := o.(type) {
+	case *corev1.Pod:
+		for _, ip := range o.Status.PodIPs {
+			out = append(out, ip.IP)
+		}
+	case *corev1.Service:
+		out = o.Spec.ClusterIPs
+	}
+	return out
+}
+
 // addresses are those of all groups, looked up now and then.
 type addresses struct {
 	mu    sync.Mutex
@@ -84,7 +124,7 @@ type addresses struct {
 }
 
 // addressesAge is how old they may be.
-const addressesAge = time.Second
+const addressesAge = 500 * time.Millisecond
 
 func (a *addresses) all(ctx context.Context, c client.Client, namespace string) ([]netip.Prefix, error) {
 	a.mu.Lock()
@@ -103,12 +143,10 @@ func (a *addresses) all(ctx context.Context, c client.Client, namespace string) 
 	}
 	var texts []string
 	for i := range pods.Items {
-		for _, ip := range pods.Items[i].Status.PodIPs {
-			texts = append(texts, ip.IP)
-		}
+		texts = append(texts, addressesOf(&pods.Items[i])...)
 	}
 	for i := range services.Items {
-		texts = append(texts, services.Items[i].Spec.ClusterIPs...)
+		texts = append(texts, addressesOf(&services.Items[i])...)
 	}
 	a.known, a.at = prefixes(texts), time.Now()
 	return a.known, nil

@@ -167,6 +167,8 @@ func (w *work) pod(m provisioner.Member) (*corev1.Pod, error) {
 func (w *work) egressPod(m provisioner.Member) *corev1.Pod {
 	p := w.agentPod(m)
 	p.Spec.DNSPolicy = w.r.o.EgressDNS
+	// Names are whole ones: the cluster's own are looked for last.
+	p.Spec.DNSConfig = &corev1.PodDNSConfig{Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: ptr.To("1")}}}
 	c := &p.Spec.Containers[0]
 	c.Command = append(c.Command, "--egress")
 	c.SecurityContext = &corev1.SecurityContext{

@@ -97,6 +97,11 @@ func (w *work) converge(ctx context.Context) (time.Duration, error) {
 	for _, m := range w.list {
 		w.members = append(w.members, &member{Member: m})
 	}
+	if w.egress() != nil {
+		w.r.mu.Lock()
+		w.r.ways[client.ObjectKeyFromObject(w.cg)] = true
+		w.r.mu.Unlock()
+	}
 	switch {
 	case w.lent():
 		w.phase = v1alpha1.PhaseReturned

@@ -14,6 +14,14 @@ import (
 // KillContainer kills PID 1 of a container by its id as Kubernetes gives it.
 func KillContainer(t testing.TB, id string) {
 	t.Helper()
+	if err := unix.Kill(InitOf(t, id), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// InitOf is PID 1 of a container, as the host counts it.
+func InitOf(t testing.TB, id string) int {
+	t.Helper()
 	_, id, _ = strings.Cut(id, "://")
 	if len(id) < 32 {
 		t.Fatalf("container id %q", id)
@@ -29,12 +37,10 @@ func KillContainer(t testing.TB, id string) {
 			continue
 		}
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		return
+		return pid
 	}
 	t.Fatalf("container %s has no first process", id)
+	return 0
 }
 
 func isInit(status string) bool {
