@@ -355,3 +355,33 @@ func TestPoisonIsForOneOnly(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// TestBackAfterLong: a server that was away for longer than anybody waits is
+// noticed by the first who reads, whatever became of its old connection.
+func TestBackAfterLong(t *testing.T) {
+	t.Parallel()
+	s := server(t)
+	st := open(t, s.URL(newDatabase(t, s)))
+	view := func() error { return st.View(t.Context(), func(tx store.Tx) error { _, err := tx.Groups().List(); return err }) }
+	var all sync.WaitGroup
+	for range 8 { // so that all readers have a connection
+		all.Go(func() {
+			if err := view(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	s.Stop(syscall.SIGQUIT)
+	for began := time.Now(); time.Since(began) < 6*time.Second; time.Sleep(100 * time.Millisecond) {
+		_ = st.Update(t.Context(), func(store.Tx) error { return nil })
+	}
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 8 {
+		if err := view(); err != nil {
+			t.Error(err)
+		}
+	}
+}

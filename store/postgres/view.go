@@ -81,7 +81,8 @@ func (v *view) first(read func() error) error {
 		if v.c == nil {
 			v.c, err = v.s.connect(v.ctx, readerSession)
 		}
-		if err == nil {
+		reached := err == nil
+		if reached {
 			tries++
 			v.c.say(beginView)
 			v.begun = true
@@ -92,8 +93,11 @@ func (v *view) first(read func() error) error {
 			v.c.close()
 			v.c = nil
 		}
-		if !lost(err) || v.s.gaveUp() || tries == firstTries {
+		if !lost(err) || !reached && v.s.gaveUp() || tries == firstTries {
 			return err
+		}
+		if reached { // the connection may just have been an old one
+			continue
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
