@@ -87,7 +87,7 @@ func (b *Broker) remove(ctx context.Context, id string, check func(store.Instanc
 	}
 	if err := b.o.Groups.Release(ctx, released); err != nil {
 		return found, &Error{
-			Code:    Internal,
+			Code:    Unavailable,
 			Message: "The service instance is deleted, but it is not certain that all its connections are closed; repeat the request.",
 			Err:     fmt.Errorf("release group %q: %w", released, err),
 		}

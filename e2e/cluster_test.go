@@ -149,10 +149,19 @@ func (i *installation) explain(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"-n", "remuda", "get", "pods", "-o", "wide"}, {"-n", "remuda-groups", "get", "containergroups,pods", "-o", "wide"},
-		{"-n", "remuda", "logs", "-l", "app.kubernetes.io/component=broker", "--tail=25", "--prefix"},
-		{"-n", "remuda", "logs", "-l", "app.kubernetes.io/component=controller", "--tail=25", "--prefix"},
+		{"-n", "remuda", "logs", "-l", "app.kubernetes.io/component=broker", "--tail=5000"},
+		{"-n", "remuda", "logs", "-l", "app.kubernetes.io/component=controller", "--tail=5000"},
 	} {
 		out, _ := i.cluster.Kubectl(args...)
+		if args[2] == "logs" { // what went wrong
+			var kept []string
+			for line := range strings.Lines(out) {
+				if !strings.Contains(line, `"level":"info"`) {
+					kept = append(kept, line)
+				}
+			}
+			out = strings.Join(kept[max(0, len(kept)-40):], "")
+		}
 		t.Logf("kubectl %s\n%s", strings.Join(args, " "), out)
 	}
 }

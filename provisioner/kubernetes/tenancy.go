@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"slices"
 	"time"
 
@@ -27,7 +30,18 @@ func (b *Backend) leader(cg *v1alpha1.ContainerGroup) (*agent.Client, error) {
 			return b.agents.Client(cg.Name, m.Address), nil
 		}
 	}
-	return nil, fmt.Errorf("group %q has no leader just now", cg.Name)
+	return nil, fmt.Errorf("%w: group %q has no leader just now", provisioner.ErrUnavailable, cg.Name)
+}
+
+// passing marks what an agent's death or silence comes to: its member is brought back, and then
+// the same works. What a program itself says against it stays as it is.
+func passing(err error) error {
+	said, answered := errors.AsType[*agent.Error](err)
+	_, dialled := errors.AsType[net.Error](err)
+	if dialled || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || answered && said.Status == http.StatusConflict {
+		return fmt.Errorf("%w: %w", provisioner.ErrUnavailable, err)
+	}
+	return err
 }
 
 // doors are the clients of the agents that let a tenant in: the group's way out, if it has one,
@@ -142,7 +156,7 @@ func (b *Backend) Program(ctx context.Context, g provisioner.Group, which string
 		return nil, fmt.Errorf("group %q: %w", g.ID, err)
 	}
 	if cg.Status.Generation != int64(g.Generation) {
-		return nil, fmt.Errorf("group %q serves generation %d, not %d", g.ID, cg.Status.Generation, g.Generation)
+		return nil, fmt.Errorf("%w: group %q serves generation %d, not %d", provisioner.ErrUnavailable, g.ID, cg.Status.Generation, g.Generation)
 	}
 	c, err := b.leader(cg)
 	if err != nil {
@@ -151,7 +165,7 @@ func (b *Backend) Program(ctx context.Context, g provisioner.Group, which string
 	list := d.MemberList()
 	output, err := orders.RunHook(ctx, c, orders.Member{Member: list[0], Definition: d, Siblings: list}, which, values)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", cg.Status.Leader, err)
+		return nil, fmt.Errorf("%s: %w", cg.Status.Leader, passing(err))
 	}
 	return output, nil
 }
