@@ -362,7 +362,9 @@ func TestBackAfterLong(t *testing.T) {
 	t.Parallel()
 	s := server(t)
 	st := open(t, s.URL(newDatabase(t, s)))
-	view := func() error { return st.View(t.Context(), func(tx store.Tx) error { _, err := tx.Groups().List(); return err }) }
+	view := func() error {
+		return st.View(t.Context(), func(tx store.Tx) error { _, err := tx.Groups().List(); return err })
+	}
 	var all sync.WaitGroup
 	for range 8 { // so that all readers have a connection
 		all.Go(func() {
