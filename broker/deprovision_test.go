@@ -68,7 +68,7 @@ func TestDeprovisionReleaseFails(t *testing.T) {
 	f.Pool.Warm(t, 1)
 	provision(t, f, "a")
 	f.Pool.FailClose(errors.New("no answer"))
-	wantCode(t, f.Broker.Deprovision(ctx, deprovisionRequest("a")), broker.Internal)
+	wantCode(t, f.Broker.Deprovision(ctx, deprovisionRequest("a")), broker.Unavailable)
 	if states := groupStates(t, f); states[store.GroupWarm]+states[store.GroupClaimed] != 0 {
 		t.Errorf("groups %v", states)
 	}

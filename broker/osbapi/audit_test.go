@@ -152,7 +152,7 @@ func TestAuditOfLateFailure(t *testing.T) {
 	rec := w.call("DELETE", instance+deletion, "")
 	w.Pool.FailClose(nil)
 	all := w.auditOf(t)
-	if last := all[len(all)-1]; rec.Code != 500 || last.Status != 500 || last.Result != "failed" || last.Code != "internal" || all[len(all)-2].Result != "deleted" {
+	if last := all[len(all)-1]; rec.Code != 503 || last.Status != 503 || last.Result != "failed" || last.Code != "unavailable" || all[len(all)-2].Result != "deleted" {
 		t.Errorf("%d, records %+v", rec.Code, all)
 	}
 }
