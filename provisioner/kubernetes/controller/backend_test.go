@@ -20,7 +20,10 @@ import (
 	"github.com/remuda/remuda/provisioner/kubernetes/kubetest"
 )
 
-func TestMain(m *testing.M) { os.Exit(kubetest.Main(m)) }
+func TestMain(m *testing.M) {
+	kubernetes.LogTo(slog.New(slog.NewTextHandler(logWriter{}, nil))) // before the cluster's own clients look for it
+	os.Exit(kubetest.Main(m))
+}
 
 // TestConformance is the suite that every back end passes, on real pods.
 func TestConformance(t *testing.T) { backendtest.Run(t, newTarget) }
@@ -50,7 +53,7 @@ func newBackend(t *testing.T, c *cluster.Cluster, o controller.Options) *kuberne
 	t.Helper()
 	namespaces(t, c)
 	kubetest.CustomResource(t, c)
-	log := slog.New(slog.NewTextHandler(logWriter{t}, nil))
+	log := slog.New(slog.NewTextHandler(logWriter{}, nil))
 	o.Config, o.Namespace, o.System, o.Logger = c.RESTConfig(), kubetest.Namespace, kubetest.System, log
 	o.PullPolicy = corev1.PullNever
 	o.Config.QPS, o.Config.Burst = 200, 400
@@ -108,9 +111,9 @@ func killPod(t testing.TB, c *cluster.Cluster, name string) {
 	}
 }
 
-type logWriter struct{ t *testing.T }
+type logWriter struct{}
 
-func (w logWriter) Write(b []byte) (int, error) {
+func (logWriter) Write(b []byte) (int, error) {
 	if os.Getenv("REMUDA_TEST_LOG") != "" {
 		os.Stderr.Write(b)
 	}
