@@ -135,10 +135,10 @@ func (b *Backend) Cutoff(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err = b.closeDoors(ctx, cg, number); err == nil {
-		return nil
+	if err := b.closeDoors(ctx, cg, number); err != nil {
+		b.o.Logger.Warn("cannot close the doors, leaving it to the controller", "group", id, "error", err)
 	}
-	b.o.Logger.Warn("cannot close the doors, leaving it to the controller", "group", id, "error", err)
+	// Only the controller knows for certain that it opens no others, of a pod that was just made anew.
 	_, err = b.await(ctx, id, func(cg *v1alpha1.ContainerGroup) (bool, error) {
 		return cg == nil || cg.Status.ObservedGeneration >= number && !cg.Status.Published, nil
 	})

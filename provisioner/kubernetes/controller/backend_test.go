@@ -21,7 +21,10 @@ import (
 	"github.com/remuda/remuda/provisioner/kubernetes/kubetest"
 )
 
-func TestMain(m *testing.M) { os.Exit(kubetest.Main(m)) }
+func TestMain(m *testing.M) {
+	kubernetes.UseLogger(slog.New(slog.NewTextHandler(logWriter{}, nil))) // before the cluster's own clients look for it
+	os.Exit(kubetest.Main(m))
+}
 
 // TestConformance is the suite that every back end passes, on real pods.
 func TestConformance(t *testing.T) { backendtest.Run(t, newTarget) }
@@ -72,7 +75,7 @@ func newBackend(t *testing.T, c *cluster.Cluster, o controller.Options) *kuberne
 }
 
 func withDefaults(t *testing.T, c *cluster.Cluster, o controller.Options) controller.Options {
-	o.Logger = slog.New(slog.NewTextHandler(logWriter{t}, nil))
+	o.Logger = slog.New(slog.NewTextHandler(logWriter{}, nil))
 	o.Config, o.Namespace, o.System, o.PullPolicy = c.RESTConfig(), kubetest.Namespace, kubetest.System, corev1.PullNever
 	o.Config.QPS, o.Config.Burst = 200, 400
 	return o
@@ -125,9 +128,9 @@ func killPod(t testing.TB, c *cluster.Cluster, name string) {
 	}
 }
 
-type logWriter struct{ t *testing.T }
+type logWriter struct{}
 
-func (w logWriter) Write(b []byte) (int, error) {
+func (logWriter) Write(b []byte) (int, error) {
 	if os.Getenv("REMUDA_TEST_LOG") != "" {
 		os.Stderr.Write(b)
 	}
