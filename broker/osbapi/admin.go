@@ -19,6 +19,7 @@ type Pool struct {
 	Floor      int    `json:"floor"`
 	Target     int    `json:"target"`
 	Ceiling    int    `json:"ceiling"`
+	Trouble    string `json:"trouble,omitempty"` // why no group could be made lately
 }
 
 // Group is a container group that is not closed.

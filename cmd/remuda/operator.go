@@ -24,9 +24,9 @@ import (
 
 func newPools() *cobra.Command {
 	return listCommand("pools", "Show the pools: warm, claimed and other groups of each plan",
-		[]string{"OFFERING", "PLAN", "WARM", "CLAIMED", "CREATING", "RESETTING", "FLOOR", "TARGET", "CEILING"},
+		[]string{"OFFERING", "PLAN", "WARM", "CLAIMED", "CREATING", "RESETTING", "FLOOR", "TARGET", "CEILING", "TROUBLE"},
 		func(p osbapi.Pool) []string {
-			return []string{p.Offering, p.Plan, itoa(p.Warm), itoa(p.Claimed), itoa(p.Creating), itoa(p.Resetting), itoa(p.Floor), itoa(p.Target), itoa(p.Ceiling)}
+			return []string{p.Offering, p.Plan, itoa(p.Warm), itoa(p.Claimed), itoa(p.Creating), itoa(p.Resetting), itoa(p.Floor), itoa(p.Target), itoa(p.Ceiling), oneLine(p.Trouble)}
 		})
 }
 
@@ -207,6 +207,15 @@ func listCommand[T any](name, short string, header []string, row func(T) []strin
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
+}
+
+// oneLine makes a text fit for the last column of a table.
+func oneLine(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > 300 {
+		s = strings.ToValidUTF8(s[:300], "") + "…"
+	}
+	return s
 }
 
 // askBroker calls the running broker of this configuration.

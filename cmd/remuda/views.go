@@ -13,7 +13,7 @@ func poolView(levels []provisioner.Level) []osbapi.Pool {
 	for _, l := range levels {
 		out = append(out, osbapi.Pool{
 			Offering: l.Offering, Plan: l.Plan, Definition: l.Definition, Warm: l.Warm, Claimed: l.Claimed,
-			Creating: l.Creating, Resetting: l.Resetting, Floor: l.Floor, Target: l.Target, Ceiling: l.Ceiling,
+			Creating: l.Creating, Resetting: l.Resetting, Floor: l.Floor, Target: l.Target, Ceiling: l.Ceiling, Trouble: l.Trouble,
 		})
 	}
 	return out

@@ -4,8 +4,12 @@ package controller_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -38,7 +42,8 @@ func newTarget(t *testing.T) backendtest.Target {
 	b := newBackend(t, c, controller.Options{StorageClass: class})
 	return backendtest.Target{
 		Backend: b, Image: kubetest.Image,
-		Kill: func(t testing.TB, m provisioner.MemberObservation) { killPod(t, c, m.ID) },
+		Kill:    func(t testing.TB, m provisioner.MemberObservation) { killPod(t, c, m.ID) },
+		Outside: func(t testing.TB, group, text string) []string { return outside(t, c, group, text) },
 		Lacks: map[string]string{
 			backendtest.Walls:       "the cluster's network plugin (bridge) does not enforce NetworkPolicies",
 			backendtest.NoExec:      "volumes of pods cannot be mounted noexec",
@@ -135,4 +140,31 @@ func (logWriter) Write(b []byte) (int, error) {
 		os.Stderr.Write(b)
 	}
 	return len(b), nil
+}
+
+// outside searches what the node keeps of a group's pods: their logs, and their folders with
+// all volumes.
+func outside(t testing.TB, c *cluster.Cluster, group, text string) (where []string) {
+	t.Helper()
+	pods, err := c.Client().CoreV1().Pods(kubetest.Namespace).List(t.Context(), metav1.ListOptions{LabelSelector: kubernetes.LabelGroup + "=" + group})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := fmt.Sprintf("/proc/%d/root", c.InitPID())
+	for _, p := range pods.Items {
+		dirs, _ := filepath.Glob(root + c.Dir() + "/pod-logs/*" + string(p.UID))
+		if len(dirs) == 0 {
+			t.Fatalf("the pod %s has no logs", p.Name)
+		}
+		for _, dir := range append(dirs, root+c.Dir()+"/kubelet/pods/"+string(p.UID)) {
+			out, err := exec.Command("grep", "-rlaF", "--devices=skip", "--", text, dir).Output()
+			if exit, is := errors.AsType[*exec.ExitError](err); err != nil && !(is && exit.ExitCode() == 1) {
+				t.Logf("search %s: %v", dir, err)
+			}
+			for line := range strings.Lines(string(out)) {
+				where = append(where, strings.TrimSpace(line))
+			}
+		}
+	}
+	return where
 }

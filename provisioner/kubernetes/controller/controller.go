@@ -85,8 +85,9 @@ type memory struct {
 	misses    map[string]int // by pod: how often its agent did not answer
 	hosts     string         // what names the agents were told last
 	loadedAt  time.Time
-	untold    bool      // an agent may not know its newest certificate
-	growUntil time.Time // a volume is being made larger that no pod may use yet
+	untold    bool              // an agent may not know its newest certificate
+	growUntil time.Time         // a volume is being made larger that no pod may use yet
+	loads     map[string]sample // by member
 	healAfter time.Time
 	refusals  refusals
 }

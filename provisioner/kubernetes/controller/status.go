@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/kubernetes"
 	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
 )
@@ -98,6 +99,11 @@ func (w *work) memberStatus(m *member) v1alpha1.MemberStatus {
 	if m.pod == nil {
 		return s
 	}
+	var usage *agent.Usage
+	if m.state != nil {
+		usage = m.state.Usage
+	}
+	s.Load = w.memory.loadOf(m.Name, usage, time.Now())
 	s.PodUID, s.Node, s.Address = string(m.pod.UID), m.pod.Spec.NodeName, m.pod.Status.PodIP
 	for _, c := range m.pod.Status.ContainerStatuses {
 		if c.Name == agentContainer {
