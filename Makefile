@@ -33,7 +33,8 @@ test: ## Run all tests with the race detector; container tests only as root
 e2e: ## Run the tests that need a real Kubernetes, one after the other (root)
 	@scripts/deps kube
 	@scripts/kube >/dev/null
-	@$(GO) test -race -count=1 -tags kube -p 1 -timeout 40m ./e2e/cluster/... ./e2e/kube/... ./provisioner/kubernetes/...
+	@$(GO) test -race -count=1 -tags kube -p 1 -timeout 30m ./e2e/cluster/... ./e2e/kube/... ./provisioner/kubernetes/...
+	@$(GO) test -count=1 -tags kube -timeout 30m -run '^TestCluster' ./e2e
 
 kube: ## Build the Kubernetes of the tests, once (root); prints its folder
 	@scripts/deps kube

@@ -168,3 +168,25 @@ func outside(t testing.TB, c *cluster.Cluster, group, text string) (where []stri
 	}
 	return where
 }
+
+// What searches for a tenant's bytes finds them on the disk, in memory and in the log while they are there.
+func TestOutsideSees(t *testing.T) {
+	w := newWorld(t, controller.Options{})
+	w.create("seen")
+	pod := kubernetes.PodName("seen", "server-0")
+	for place, script := range map[string]string{"/tmp": "echo mark-of-disk >/tmp/x", "/dev/shm": "echo mark-of-memory >/dev/shm/x", "log": "echo mark-of-log >/proc/1/fd/2"} {
+		mark := map[string]string{"/tmp": "mark-of-disk", "/dev/shm": "mark-of-memory", "log": "mark-of-log"}[place]
+		if found := outside(t, w.c, "seen", mark); len(found) > 0 {
+			t.Errorf("%s: found before it was written: %q", place, found)
+		}
+		if _, err := w.c.Kubectl("-n", kubetest.Namespace, "exec", pod, "--", "/bin/sh", "-c", script); err != nil {
+			if place == "log" { // nobody but the agent writes there
+				continue
+			}
+			t.Fatal(err)
+		}
+		if found := outside(t, w.c, "seen", mark); len(found) == 0 {
+			t.Errorf("%s: not found", place)
+		}
+	}
+}
