@@ -110,7 +110,12 @@ func TestClusterPodsDie(t *testing.T) {
 	group := i.groupOf("dies").ID
 	was := i.resource(group)
 	i.kubectl("-n", kubetest.Namespace, "delete", "pod", was.Status.Leader, "--grace-period=0", "--force")
-	eventually(t, time.Minute, func() error { return readBack(c, "kept") })
+	eventually(t, time.Minute, func() error {
+		if m := i.resource(group).Status.Members[0]; m.PodUID == was.Status.Members[0].PodUID || !m.Ready {
+			return fmt.Errorf("member %+v", m)
+		}
+		return readBack(c, "kept")
+	})
 	if now := i.phase(group, 30*time.Second, v1alpha1.PhaseClaimed); now.Status.Address != was.Status.Address {
 		t.Errorf("the address was %s and is %s", was.Status.Address, now.Status.Address)
 	}

@@ -38,7 +38,7 @@ func (b *Backend) leader(cg *v1alpha1.ContainerGroup) (*agent.Client, error) {
 func passing(err error) error {
 	said, answered := errors.AsType[*agent.Error](err)
 	_, dialled := errors.AsType[net.Error](err)
-	if dialled || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || answered && said.Status == http.StatusConflict {
+	if dialled || errors.Is(err, orders.ErrInterrupted) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || answered && said.Status == http.StatusConflict {
 		return fmt.Errorf("%w: %w", provisioner.ErrUnavailable, err)
 	}
 	return err

@@ -5,6 +5,7 @@ package orders
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -109,12 +110,18 @@ func Program(p catalog.Program, user string, values map[string]any) (*agent.Prog
 	return &agent.Program{User: user, Command: p.Command, Env: p.Env, Stdin: p.Stdin, TimeoutSeconds: p.TimeoutSeconds}, nil
 }
 
-// Run runs a rendered program and fails when it does. The error holds what the
+// ErrInterrupted: a program was ended from outside, or ran out of time.
+var ErrInterrupted = errors.New("the program was ended before its end")
+
+// Run runs a rendered program and fails when it does, with ErrInterrupted when it was killed. The error holds what the
 // program said, for the operator's log only.
 func Run(ctx context.Context, c *agent.Client, p *agent.Program) (stdout string, err error) {
 	res, err := c.Run(ctx, *p)
 	if err != nil {
 		return "", err
+	}
+	if res.ExitCode < 0 {
+		return "", fmt.Errorf("%w: %s", ErrInterrupted, tail(res.Stderr+res.Stdout, 500))
 	}
 	if res.ExitCode != 0 {
 		return "", fmt.Errorf("it ended with %d: %s", res.ExitCode, tail(res.Stderr+res.Stdout, 500))

@@ -182,7 +182,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	w := &work{r: r, cg: &cg, memory: r.remember(cg.UID), log: r.o.Logger.With("group", cg.Name)}
 	after, err := w.converge(ctx)
-	if err != nil && !apierrors.IsConflict(err) {
+	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
 		w.note(v1alpha1.ReasonWaiting, err.Error())
 		if refused(err) {
 			w.note(v1alpha1.ReasonRefusedByServer, err.Error())
