@@ -107,6 +107,7 @@ func (a *Agent) killAll(ctx context.Context) (int, error) {
 			return killed, nil
 		}
 		select {
+		case <-a.reaper.reaped: // perhaps the last one
 		case <-time.After(delay):
 		case <-ctx.Done():
 			return killed, fmt.Errorf("kill processes: %d are left after %s: %s", left, killTimeout, survivors())
