@@ -79,6 +79,7 @@ type Agent struct {
 	places *places // nil for an agent without
 
 	exclusive chan struct{} // holds one token while Start or Wipe works
+	tidy      *time.Timer   // gives memory back that a wipe and what came before it have left
 
 	mu         sync.Mutex
 	phase      Phase
@@ -96,12 +97,15 @@ type Agent struct {
 // New makes an agent that is not served yet; Run must be called for it to work.
 func New(opts Options) *Agent {
 	opts = opts.withDefaults()
+	tidy := time.AfterFunc(time.Hour, debug.FreeOSMemory)
+	tidy.Stop()
 	return &Agent{
 		opts: opts, log: opts.Logger,
 		reaper:     newReaper(),
 		doors:      newDoors(opts.Logger, opts.DoorLimit, opts.Egress),
 		ring:       newRing(256 << 10),
 		exclusive:  make(chan struct{}, 1),
+		tidy:       tidy,
 		phase:      Idle,
 		ownSockets: map[uint64]bool{},
 	}
@@ -116,6 +120,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	go func() { defer close(done); a.reaper.run(reaping) }()
 	<-ctx.Done()
 	a.shutdown()
+	a.tidy.Stop()
 	stop()
 	<-done
 	return nil

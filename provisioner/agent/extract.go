@@ -15,6 +15,7 @@ type extractor struct {
 	actor  *actor
 	places *places
 	volume volume
+	beside bool // in the folders for the next generation, not in the places
 	place  *place
 	stack  []*folder // the place's own is the first
 	spares map[uint32]*spares
@@ -110,7 +111,11 @@ func (x *extractor) enterPlace(name string) error {
 		if pl.Folder != name {
 			return nil
 		}
-		fd, st, err := x.places.open(x.actor, x.volume, pl)
+		open := x.places.open
+		if x.beside {
+			open = x.places.openNext
+		}
+		fd, st, err := open(x.actor, x.volume, pl)
 		if err != nil {
 			return err
 		}
@@ -128,7 +133,10 @@ func (x *extractor) leavePlace() error {
 	if x.place == nil {
 		return nil
 	}
-	err := x.place.restore(x.actor, x.volume, x.stack[0].fd)
+	var err error
+	if !x.beside {
+		err = x.place.restore(x.actor, x.volume, x.stack[0].fd)
+	}
 	x.leaveAll()
 	x.place = nil
 	return err

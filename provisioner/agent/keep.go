@@ -73,6 +73,7 @@ func (g *generation) launch(k *kept) error {
 	if err != nil {
 		return fmt.Errorf("process %s: %w", k.Name, err)
 	}
+	g.a.places.sawUser(u)
 	env := u.environ(g.req.Environment)
 	path, err := findProgram(k.Command[0], env["PATH"])
 	if err != nil {

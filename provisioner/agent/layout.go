@@ -37,7 +37,7 @@ func (p *places) layout(act *actor) error {
 				err = errors.Join(err, fmt.Errorf("%s/%s: %w", v.path, pl.Folder, e))
 			}
 		}
-		err = errors.Join(err, p.makeSpares(act, v))
+		err = errors.Join(err, p.makeSpares(act, v), p.makeNext(act, v))
 		return errors.Join(err, act.root(), unix.Fchmod(v.fd, 0o700))
 	})
 }

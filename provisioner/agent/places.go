@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +30,10 @@ type places struct {
 	dev      string // "" when it is not to be looked at
 	devAsNew map[string]string
 	filled   map[uint32]int // files that a filling makes, by user
+
+	nextMu sync.Mutex // taken after mu
+	next   next
+	rooted atomic.Bool // a process of root has run
 }
 
 // takePlaces begins to keep the agent's Places. Memory is empty at the start of an
@@ -103,7 +108,7 @@ func (p Place) validate() error {
 		return fmt.Errorf("place %q: must be a clean absolute path", p.Path)
 	case p.Path == "/remuda" || strings.HasPrefix(p.Path, "/remuda/") || p.Path == "/proc" || strings.HasPrefix(p.Path, "/proc/"):
 		return fmt.Errorf("place %s: is not for places", p.Path)
-	case !goodName(p.Folder) || p.Folder == pristineName || p.Folder == partName || p.Folder == "lost+found" || strings.HasPrefix(p.Folder, sparePrefix):
+	case !goodName(p.Folder) || p.Folder == pristineName || p.Folder == partName || p.Folder == "lost+found" || strings.HasPrefix(p.Folder, sparePrefix) || strings.HasPrefix(p.Folder, nextPrefix):
 		return fmt.Errorf("place %s: its folder cannot be named %q", p.Path, p.Folder)
 	case p.Mode > 0o7777:
 		return fmt.Errorf("place %s: its mode has strange bits", p.Path)

@@ -18,7 +18,7 @@ func TestPlacesAreChecked(t *testing.T) {
 		"relative path": func(p *Place) { p.Path = "data" }, "unclean path": func(p *Place) { p.Path = "/a/../b" },
 		"root": func(p *Place) { p.Path = "/" }, "the agent's": func(p *Place) { p.Path = DiskVolume },
 		"folder outside": func(p *Place) { p.Folder = "../x" }, "folder above": func(p *Place) { p.Folder = ".." },
-		"the kept disk": func(p *Place) { p.Folder = pristineName }, "spares": func(p *Place) { p.Folder = spareName(1) },
+		"the kept disk": func(p *Place) { p.Folder = pristineName }, "spares": func(p *Place) { p.Folder = spareName(1) }, "the next disk": func(p *Place) { p.Folder = nextPrefix + "p0" },
 		"no folder": func(p *Place) { p.Folder = "" },
 		"mode":      func(p *Place) { p.Mode = 0o100700 }, "user": func(p *Place) { p.User = "nobody-has-this-name" },
 	} {

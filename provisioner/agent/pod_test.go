@@ -276,7 +276,7 @@ func (m member) tree(t testing.TB, volume string) string {
 		if err != nil || path == root+"/"+pristineName {
 			return err
 		}
-		if strings.HasPrefix(path, root+"/"+sparePrefix) {
+		if strings.HasPrefix(path, root+"/"+sparePrefix) || strings.HasPrefix(path, root+"/"+nextPrefix) {
 			return fs.SkipDir
 		}
 		var st unix.Stat_t

@@ -59,10 +59,13 @@ func (a *Agent) whileIdle(what string, f func(*places) error) error {
 	return f(a.places)
 }
 
+// keeps says whether what is in a place of the disk is kept.
+func (p *places) keeps(pl *place) bool { return !pl.File && pl.Path != "/tmp" }
+
 // onDisk calls f for the places that are kept.
 func (p *places) onDisk(v volume, f func(*place) error) error {
 	for _, pl := range p.in(v) {
-		if pl.File || pl.Path == "/tmp" {
+		if !p.keeps(pl) {
 			continue
 		}
 		if err := f(pl); err != nil {
@@ -132,13 +135,33 @@ func (p *places) unpack(act *actor, want Pristine) error {
 		if err != nil {
 			return conflict("%v", err)
 		}
-		filled, err := p.unpackFrom(act, v, file, want)
+		return errors.Join(p.fill(act, v, file, want), act.root())
+	})
+}
+
+// fill fills places that are empty; after an error they are empty again.
+func (p *places) fill(act *actor, v volume, file io.Reader, want Pristine) error {
+	p.nextMu.Lock()
+	defer p.nextMu.Unlock()
+	p.next.want = Pristine{}
+	clear := func() error {
+		return p.onDisk(v, func(pl *place) error { return p.wipePlace(&emptier{actor: act}, v, pl) })
+	}
+	prepared := p.next.have.Digest != ""
+	if !p.useNext(act, v, want) {
+		if prepared {
+			if err := errors.Join(p.emptyNext(act, v), clear()); err != nil {
+				return err
+			}
+		}
+		filled, err := p.unpackFrom(act, v, file, want, false)
 		p.filled = filled
 		if err != nil {
-			err = errors.Join(err, p.onDisk(v, func(pl *place) error { return p.wipePlace(&emptier{actor: act}, v, pl) }))
+			return errors.Join(err, clear())
 		}
-		return errors.Join(err, act.root())
-	})
+	}
+	p.next.want = want
+	return nil
 }
 
 func openPristine(v volume, want Pristine) (*os.File, error) {
@@ -162,12 +185,12 @@ func openPristine(v volume, want Pristine) (*os.File, error) {
 }
 
 // unpackFrom says how many files it has made, by user.
-func (p *places) unpackFrom(act *actor, v volume, from io.Reader, want Pristine) (filled map[uint32]int, err error) {
+func (p *places) unpackFrom(act *actor, v volume, from io.Reader, want Pristine, beside bool) (filled map[uint32]int, err error) {
 	u, err := newUnpacker(from)
 	if err != nil {
 		return nil, err
 	}
-	x := &extractor{actor: act, unpacker: u, places: p, volume: v, filled: map[uint32]int{}}
+	x := &extractor{actor: act, unpacker: u, places: p, volume: v, beside: beside, filled: map[uint32]int{}}
 	defer func() { err = errors.Join(err, x.close()) }()
 	if err := x.all(); err != nil {
 		return nil, err

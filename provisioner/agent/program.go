@@ -72,6 +72,7 @@ func (a *Agent) runProgram(ctx context.Context, g *generation, p Program) (Resul
 	if err != nil {
 		return Result{}, err
 	}
+	a.places.sawUser(u)
 	if len(p.Command) == 0 {
 		return Result{}, errors.New("run program: no command")
 	}

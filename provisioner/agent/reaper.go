@@ -25,6 +25,8 @@ type reaper struct {
 	mu       sync.Mutex
 	children map[int]*child
 	refusing bool // a wipe is under way: nothing starts
+
+	reaped chan struct{} // holds a token when something has been reaped since it was last empty
 }
 
 // child is a process the agent started itself.
@@ -35,7 +37,7 @@ type child struct {
 	status  unix.WaitStatus // to be read after done
 }
 
-func newReaper() *reaper { return &reaper{children: map[int]*child{}} }
+func newReaper() *reaper { return &reaper{children: map[int]*child{}, reaped: make(chan struct{}, 1)} }
 
 // start runs path. The child leads a session and a process group of its own.
 func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr, program bool) (*child, error) {
@@ -191,6 +193,10 @@ func (r *reaper) collect(pid int) {
 		delete(r.children, pid)
 		c.status = status
 		close(c.done)
+	}
+	select {
+	case r.reaped <- struct{}{}:
+	default:
 	}
 }
 

@@ -3,14 +3,16 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// Where many files are removed and as many made at once, ext4 looks for a minute at each
-// inode that was freed before it takes another (recently_deleted in fs/ext4/ialloc.c): to fill a disk
-// after a wipe takes ten times as long as to write it. So a wipe makes spares of
+// Where many files are removed and as many made at once, ext4 without a journal looks for a minute at each
+// inode that was freed before it takes another (find_inode_bit in fs/ext4/ialloc.c): to fill a disk
+// after a wipe takes ten times as long as to write it. So there a wipe makes spares of
 // plain files, as many as a filling makes: emptied, and moved to a folder beside the places that
 // only the agent can enter. A file that is in any way more than plain is removed as ever, and a
 // spare is only used if it is still nothing but an empty file.
@@ -29,10 +31,25 @@ type spares struct {
 
 func spareName(uid uint32) string { return sparePrefix + strconv.FormatUint(uint64(uid), 10) }
 
-// hasSpares says whether a volume is of the kind that needs them.
+// hasSpares says whether a volume is of the kind that needs them. Where it is not they would cost
+// twice what it costs to remove the files.
 func hasSpares(v volume) bool {
 	var st unix.Statfs_t
-	return !v.memory && unix.Fstatfs(v.fd, &st) == nil && st.Type == unix.EXT4_SUPER_MAGIC
+	return !v.memory && unix.Fstatfs(v.fd, &st) == nil && st.Type == unix.EXT4_SUPER_MAGIC && !hasJournal(v)
+}
+
+// hasJournal finds the journal's statistics, which are named after the device.
+func hasJournal(v volume) bool {
+	var st unix.Stat_t
+	if unix.Fstat(v.fd, &st) != nil {
+		return false
+	}
+	device, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil {
+		return false
+	}
+	found, _ := filepath.Glob("/proc/fs/jbd2/" + filepath.Base(device) + "-*")
+	return len(found) > 0
 }
 
 // makeSpares makes the folders for spares; the root of the volume is open to all.

@@ -51,6 +51,9 @@ func (a *Agent) Start(ctx context.Context, req StartRequest) error {
 	if err == nil && a.phase == Starting && g.ctx.Err() == nil {
 		a.phase = Running
 		g.wg.Go(g.keep)
+		if a.places != nil && a.places.uses(false) {
+			g.wg.Go(g.prepareNext)
+		}
 		a.mu.Unlock()
 		return nil
 	}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"syscall"
 	"time"
 )
 
-const killTimeout = 10 * time.Second
+const (
+	killTimeout = 10 * time.Second
+	tidyAfter   = 2 * time.Second // servers have mostly started by then
+)
 
 // Wipe ends everything but the agent: doors, connections, processes, IPC
 // objects, output, secrets, and what is in the Places. When it returns nil nothing of
@@ -83,8 +85,7 @@ func (a *Agent) wipe(ctx context.Context, places scope) (WipeResult, error) {
 		a.phase, a.reason = Failed, err.Error()
 	}
 	a.mu.Unlock()
-	g = nil
-	debug.FreeOSMemory()
+	a.tidy.Reset(tidyAfter)
 	if err != nil {
 		return result, fmt.Errorf("wipe: %w", err)
 	}
@@ -106,6 +107,7 @@ func (a *Agent) killAll(ctx context.Context) (int, error) {
 			return killed, nil
 		}
 		select {
+		case <-a.reaper.reaped: // perhaps the last one
 		case <-time.After(delay):
 		case <-ctx.Done():
 			return killed, fmt.Errorf("kill processes: %d are left after %s: %s", left, killTimeout, survivors())

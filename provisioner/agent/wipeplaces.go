@@ -28,12 +28,19 @@ func (p *places) wipe(what scope) (removed int, err error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.nextMu.Lock()
+	defer p.nextMu.Unlock()
 	err = asOwner(func(act *actor) error {
 		e := &emptier{actor: act}
 		err := p.volumes(act, func(v volume) error {
 			// The agent may have ended while it wrote that.
 			if err := unix.Unlinkat(v.fd, partName, 0); err != nil && err != unix.ENOENT {
 				return pathError("remove", v.path+"/"+partName, err)
+			}
+			if !v.memory && !p.usable() { // half prepared, also by an agent that has ended
+				if err := p.emptyNext(act, v); err != nil {
+					return err
+				}
 			}
 			if v.memory || what == allPlaces {
 				if err := p.wipeVolume(e, v); err != nil {
@@ -134,15 +141,18 @@ func (p *places) prove(act *actor, v volume, empty bool) error {
 		}
 	}
 	delete(names, "lost+found")
-	if hasSpares(v) {
+	if !v.memory {
 		for uid := range p.owners() {
 			delete(names, spareName(uid))
 		}
-		if err := p.proveSpares(act, v); err != nil {
+		for _, pl := range p.in(v) {
+			if p.keeps(pl) {
+				delete(names, nextName(pl))
+			}
+		}
+		if err := errors.Join(p.proveSpares(act, v), p.proveNext(act, v), act.root()); err != nil {
 			return err
 		}
-	}
-	if !v.memory {
 		delete(names, pristineName)
 	}
 	for name := range names {

@@ -42,11 +42,14 @@ func (w *work) begin(ctx context.Context) error {
 	var service errgroup.Group
 	service.Go(func() error { return ofServer(w.ensureService(ctx)) })
 	err := w.each(func(m *member) error {
-		state, err := w.awaitAgent(ctx, m)
-		if err != nil {
-			return err
+		if m.state == nil {
+			state, err := w.awaitAgent(ctx, m)
+			if err != nil {
+				return err
+			}
+			m.state = &state
 		}
-		if w.memory.record.Begun && state.Generation == 0 {
+		if w.memory.record.Begun && m.state.Generation == 0 {
 			return fmt.Errorf("%w: its container is another one than it was", provisioner.ErrUnclean)
 		}
 		return w.makeEmpty(ctx, m)
@@ -229,7 +232,7 @@ func (w *work) bindDoors(ctx context.Context, m *member) error {
 	for i, e := range w.def.Recipe.Endpoints {
 		doors = append(doors, orders.Doors(e, int(doorPort(i, published[i])))...)
 	}
-	state, err := m.client.State(ctx)
+	state, err := m.client.State(ctx) // anew: another container has none
 	if err != nil {
 		return err
 	}

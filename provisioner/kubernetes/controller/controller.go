@@ -89,6 +89,7 @@ type memory struct {
 	growUntil time.Time         // a volume is being made larger that no pod may use yet
 	loads     map[string]sample // by member
 	healAfter time.Time
+	returned  time.Time // when that was first seen, until the status says so
 	refusals  refusals
 }
 
@@ -191,8 +192,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			w.log.Warn("group is not as it should be yet", "error", err)
 		}
 	}
+	if later := w.passing(time.Now()); err == nil && later > 0 {
+		return ctrl.Result{RequeueAfter: later}, nil
+	}
 	if serr := w.writeStatus(ctx); serr != nil && err == nil {
 		err = serr
+	}
+	if err == nil && w.drop {
+		err = w.dropOldServices(ctx)
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) { // the cache is behind
 		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil

@@ -29,6 +29,22 @@ func bounded(s string) string {
 	return s
 }
 
+// returnPause is how long the status does not say that a group was returned.
+const returnPause = 100 * time.Millisecond
+
+// passing says how long a status need not be written that will be another one at once: a group that
+// is returned is mostly reset next, which would have to wait for that.
+func (w *work) passing(now time.Time) time.Duration {
+	if w.phase != v1alpha1.PhaseReturned || w.cg.Status.Phase != v1alpha1.PhaseClaimed || w.open || w.trouble != nil {
+		w.memory.returned = time.Time{}
+		return 0
+	}
+	if w.memory.returned.IsZero() {
+		w.memory.returned = now
+	}
+	return max(0, w.memory.returned.Add(returnPause).Sub(now))
+}
+
 // writeStatus says how far the group is, when that has changed.
 func (w *work) writeStatus(ctx context.Context) error {
 	s := w.cg.Status.DeepCopy()

@@ -47,6 +47,7 @@ type work struct {
 	trouble *trouble // why it is not Ready, for the status
 	phase   v1alpha1.Phase
 	open    bool
+	drop    bool              // the services of former generations, once the status is written
 	again   time.Duration     // when to look again at pods that are not there yet
 	fits    *metav1.Condition // whether it has the sizes of the spec, when that was looked at
 }
@@ -169,7 +170,8 @@ func (w *work) keepWarm(ctx context.Context) (time.Duration, error) {
 				return soon, err
 			}
 		}
-		return lookAgain, w.dropOldServices(ctx)
+		w.drop = true
+		return lookAgain, nil
 	}
 	if err := w.begin(ctx); err != nil {
 		if _, is := errors.AsType[serverError](err); is || ctx.Err() != nil {
@@ -187,7 +189,8 @@ func (w *work) keepWarm(ctx context.Context) (time.Duration, error) {
 	w.memory.proven, w.memory.failed = number, nil
 	w.phase = v1alpha1.PhaseWarm
 	w.askAgents(ctx)
-	return lookAgain, w.dropOldServices(ctx)
+	w.drop = true
+	return lookAgain, nil
 }
 
 // well says whether the member serves the generation.
