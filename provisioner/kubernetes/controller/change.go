@@ -145,18 +145,7 @@ func (w *work) carryOut(ctx context.Context) error {
 		if m.well(w.cg.Spec.Generation) {
 			return nil
 		}
-		// Again for one whose last start failed, or whose container is another one.
-		if _, err := m.client.Wipe(ctx, agent.WipeRequest{Kindly: true}); err != nil {
-			return err
-		}
-		h, err := w.hosts()
-		if err != nil {
-			return err
-		}
-		if err := setHosts(ctx, m, h); err != nil {
-			return err
-		}
-		return w.startMember(ctx, m)
+		return w.restart(ctx, m)
 	})
 }
 

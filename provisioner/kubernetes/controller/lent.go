@@ -69,6 +69,21 @@ func (w *work) keepLent(ctx context.Context) (time.Duration, error) {
 
 // heal starts a member's servers again with its data.
 func (w *work) heal(ctx context.Context, m *member) error {
+	if err := w.restart(ctx, m); err != nil {
+		return err
+	}
+	s, err := m.client.State(ctx)
+	if err != nil {
+		return err
+	}
+	m.state, m.reason = &s, ""
+	m.well(w.cg.Spec.Generation)
+	return nil
+}
+
+// restart starts a member's servers, also one whose last start failed, or whose container is another
+// one than it was.
+func (w *work) restart(ctx context.Context, m *member) error {
 	if _, err := m.client.Wipe(ctx, agent.WipeRequest{Kindly: true}); err != nil {
 		return err
 	}
@@ -79,16 +94,7 @@ func (w *work) heal(ctx context.Context, m *member) error {
 	if err := setHosts(ctx, m, h); err != nil {
 		return err
 	}
-	if err := w.startMember(ctx, m); err != nil {
-		return err
-	}
-	s, err := m.client.State(ctx)
-	if err != nil {
-		return err
-	}
-	m.state, m.reason = &s, ""
-	m.well(w.cg.Spec.Generation)
-	return nil
+	return w.startMember(ctx, m)
 }
 
 // openDoors lets the tenant in.
