@@ -26,18 +26,20 @@ import (
 
 func init() {
 	helpers["pod"] = helperPod
-	helpers["layout"] = func([]string) error {
-		if err := restrict(); err != nil {
-			return err
+	helpers["layout"] = func(args []string) error {
+		if os.Getuid() == 0 {
+			if err := restrict(); err != nil {
+				return err
+			}
 		}
 		opts, err := FromEnvironment(Options{})
 		if err != nil {
 			return err
 		}
-		return Layout(opts.Places)
+		return Layout(opts.Places, args[0])
 	}
 	helpers["pod-agent"] = func(args []string) error {
-		opts, err := FromEnvironment(Options{Dir: "/remuda/run", Listen: args[0]})
+		opts, err := FromEnvironment(Options{Dir: "/remuda/run", Listen: args[0], OneUser: args[1]})
 		if err != nil {
 			return err
 		}
@@ -54,7 +56,8 @@ type pod struct {
 	Places []Place
 	Disk   bool // the disk volume is a folder of the host's, else a tmpfs
 	Listen string
-	Score  int // oom_score_adj
+	Score  int    // oom_score_adj
+	One    string // name of the one user that all are
 }
 
 // helperPod does what a kubelet and a runtime do: volumes, an init container, mounts of
@@ -84,29 +87,35 @@ func helperPod(args []string) error {
 		}},
 		{"proc", func() error { return unix.Mount("proc", "/proc", "proc", 0, "") }},
 		{"layout", func() error {
-			cmd := exec.Command("/helper", "helper:layout")
-			cmd.Env, cmd.Stderr = os.Environ(), os.Stderr
-			return errors.Join(cmd.Run(), podAgain(cmd.Path))
+			// Again nothing changes.
+			return errors.Join(podLayout(p), podLayout(p))
 		}},
 		{"mounts of folders", func() error { return podMounts(p) }},
 		{"mqueue", func() error { return unix.Mount("mqueue", mqueueDir, "mqueue", 0, "") }},
 		{"read-only root", func() error { return unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "") }},
 		{"loopback", loopbackUp},
 		{"score", func() error { return os.WriteFile(oomScore, []byte(strconv.Itoa(p.Score)), 0) }},
-		{"restrict", restrict},
+		{"restrict", func() error {
+			if p.One != "" {
+				return becomeOne()
+			}
+			return restrict()
+		}},
 	}
 	for _, s := range steps {
 		if err := s.do(); err != nil {
 			return fmt.Errorf("%s: %w", s.what, err)
 		}
 	}
-	return syscall.Exec("/helper", []string{"helper", "helper:pod-agent", p.Listen}, os.Environ())
+	return syscall.Exec("/helper", []string{"helper", "helper:pod-agent", p.Listen, p.One}, os.Environ())
 }
 
-// podAgain lays out again: nothing changes.
-func podAgain(path string) error {
-	cmd := exec.Command(path, "helper:layout")
+func podLayout(p pod) error {
+	cmd := exec.Command("/helper", "helper:layout", p.One)
 	cmd.Env, cmd.Stderr = os.Environ(), os.Stderr
+	if p.One != "" {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: oneCredential}
+	}
 	return cmd.Run()
 }
 
@@ -170,7 +179,11 @@ func podVolumes(root string, p pod) error {
 	if !p.Disk {
 		disk = unix.Mount("disk", root+DiskVolume, "tmpfs", 0, "mode=0777")
 	}
-	return errors.Join(disk, unix.Mount("memory", root+MemoryVolume, "tmpfs", 0, "mode=0777"))
+	err := errors.Join(disk, unix.Mount("memory", root+MemoryVolume, "tmpfs", 0, "mode=0777"))
+	if p.One != "" {
+		err = errors.Join(err, oneVolumes(root, p))
+	}
+	return err
 }
 
 func podMounts(p pod) error {
@@ -184,7 +197,11 @@ func podMounts(p pod) error {
 		}
 	}
 	// As if the container had been started again.
-	return errors.Join(os.MkdirAll("/dev/shm/of/earlier", 0o700), os.WriteFile("/data/earlier", nil, 0o600))
+	err := errors.Join(os.MkdirAll("/dev/shm/of/earlier", 0o700), os.WriteFile("/data/earlier", nil, 0o600))
+	if p.One != "" {
+		err = errors.Join(err, oneMounts())
+	}
+	return err
 }
 
 var podPlaces = []Place{

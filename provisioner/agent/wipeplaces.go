@@ -28,11 +28,11 @@ func (p *places) wipe(what scope) (removed int, err error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err = asOwner(func(act *actor) error {
+	err = p.asOwner(func(act *actor) error {
 		e := &emptier{actor: act}
 		err := p.volumes(act, func(v volume) error {
 			// The agent may have ended while it wrote that.
-			if err := unix.Unlinkat(v.fd, partName, 0); err != nil && err != unix.ENOENT {
+			if err := unix.Unlinkat(v.fd, partName, 0); err != nil && err != unix.ENOENT && !(p.one && err == unix.EISDIR) {
 				return pathError("remove", v.path+"/"+partName, err)
 			}
 			if v.memory || what == allPlaces {
@@ -68,6 +68,9 @@ func (p *places) wipeVolume(e *emptier, v volume) error {
 		errs = append(errs, p.wipePlace(e, v, pl))
 	}
 	e.spares = nil
+	if p.one {
+		return errors.Join(append(errs, p.wipeRoot(e, v))...)
+	}
 	// What a check of the file system has found may be a tenant's.
 	if _, err := statAt(v.fd, "lost+found"); err == nil {
 		errs = append(errs, e.empty(v.fd, v.path, p.besideLost(v)))
@@ -120,6 +123,9 @@ func (p *places) prove(act *actor, v volume, empty bool) error {
 	if err := act.root(); err != nil {
 		return err
 	}
+	if p.one && !empty {
+		return nil // what is in the root besides is as much the servers' as their data
+	}
 	names, err := list(v.fd)
 	if err != nil {
 		return pathError("list", v.path, err)
@@ -133,8 +139,10 @@ func (p *places) prove(act *actor, v volume, empty bool) error {
 			return err
 		}
 	}
-	delete(names, "lost+found")
-	if hasSpares(v) {
+	if !p.one || ownLost(v) {
+		delete(names, "lost+found")
+	}
+	if !p.one && hasSpares(v) {
 		for uid := range p.owners() {
 			delete(names, spareName(uid))
 		}
@@ -142,7 +150,7 @@ func (p *places) prove(act *actor, v volume, empty bool) error {
 			return err
 		}
 	}
-	if !v.memory {
+	if !v.memory && (!p.one || p.hasPristine) {
 		delete(names, pristineName)
 	}
 	for name := range names {
@@ -213,7 +221,7 @@ func (p *places) wipeTermination() error {
 		return nil
 	}
 	fd, err := openAt(unix.AT_FDCWD, p.termFile, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err == unix.ENOENT {
+	if err == unix.ENOENT || p.one && err == unix.EACCES { // then servers, being the same user, cannot either
 		return nil
 	}
 	if err != nil {
