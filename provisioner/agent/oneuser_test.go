@@ -195,6 +195,39 @@ func TestOneUserMoved(t *testing.T) {
 	}
 }
 
+// What servers have changed of the agent itself is taken back, or its member is not clean.
+func TestOneUserChangesAgent(t *testing.T) {
+	for _, c := range []struct{ script, want string }{
+		{"taskset -ap 1 1", ""},
+		{"prlimit --pid 1 --nproc=50:50", "limits or scheduling"},
+		{"renice -n 5 -p 1", "limits or scheduling"},
+		{"for t in /proc/1/task/*; do ionice -c 3 -p ${t##*/}; done", "limits or scheduling"},
+		{"for t in /proc/1/task/*; do chrt -b -p 0 ${t##*/}; done", "limits or scheduling"},
+	} {
+		m := servePod(t, pod{One: "nobody"})
+		before, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.pid))
+		must(t, err)
+		m.begin(t)
+		m.run(t, shell(c.script))
+		_, err = m.Wipe(t.Context(), WipeRequest{})
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.script, err)
+		}
+		after, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.pid))
+		must(t, err)
+		if processors(before) != processors(after) {
+			t.Errorf("%s: the agent has %s, and had %s", c.script, processors(after), processors(before))
+		}
+	}
+}
+
+// processors that a process may use.
+func processors(status []byte) string {
+	_, rest, _ := strings.Cut(string(status), "Cpus_allowed:\t")
+	line, _, _ := strings.Cut(rest, "\n")
+	return line
+}
+
 func containsAny(text, words string) bool {
 	for word := range strings.SplitSeq(words, "|") {
 		if strings.Contains(text, word) {

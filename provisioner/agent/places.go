@@ -32,6 +32,7 @@ type places struct {
 	one      bool           // of an agent of one user
 	// hasPristine says that this agent has made the pristine file, or proven it.
 	hasPristine bool
+	self        string // ownState of an agent of one user when it began
 }
 
 // takePlaces begins to keep the agent's Places. Memory is empty at the start of an
@@ -46,6 +47,11 @@ func (a *Agent) takePlaces() error {
 	}
 	if isInit() {
 		if p.devAsNew, err = devices(p.dev); err != nil {
+			return fmt.Errorf("places: %w", err)
+		}
+	}
+	if p.one {
+		if p.self, err = ownState(); err != nil {
 			return fmt.Errorf("places: %w", err)
 		}
 	}

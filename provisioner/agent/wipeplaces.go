@@ -43,7 +43,7 @@ func (p *places) wipe(what scope) (removed int, err error) {
 			return p.prove(act, v, v.memory || what == allPlaces)
 		})
 		removed = e.removed
-		return errors.Join(err, act.root(), p.wipeTermination(), p.wipeDevices(e))
+		return errors.Join(err, act.root(), p.wipeTermination(), p.wipeDevices(e), p.proveSelf())
 	})
 	return removed, err
 }
