@@ -148,6 +148,26 @@ func TestChart(t *testing.T) {
 	}
 }
 
+// TestRestricted: the component and the chart's value let the namespace of the groups enforce the level.
+func TestRestricted(t *testing.T) {
+	const namespace = "Namespace//remuda-groups"
+	want := plain(t, kustomize(t, "production", "restricted"))[namespace]
+	got := plain(t, helm(t, "--set=groups.createNamespace=true,groups.podSecurity=restricted"))
+	if !reflect.DeepEqual(want, got[namespace]) {
+		t.Errorf("%s", differences(text(want), text(got[namespace])))
+	}
+	labels, _ := want["metadata"].(object)["labels"].(object)
+	for _, mode := range []string{"enforce", "warn", "audit"} {
+		if labels["pod-security.kubernetes.io/"+mode] != "restricted" {
+			t.Errorf("labels %v", labels)
+		}
+	}
+	k := got["ConfigMap/remuda/remuda"]["data"].(object)["kubernetes"].(object)
+	if k["pod_security"] != "restricted" {
+		t.Errorf("settings %v", k)
+	}
+}
+
 // differences are the lines that are in one text only.
 func differences(kustomize, helm string) string {
 	var out strings.Builder

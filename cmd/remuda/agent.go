@@ -14,7 +14,7 @@ import (
 // newAgent is the command that containers start as PID 1.
 func newAgent() *cobra.Command {
 	var egress, layout bool
-	var listen string
+	var listen, oneUser string
 	cmd := &cobra.Command{
 		Use:    "agent",
 		Short:  "Run as the agent of a member (started inside containers, not by people)",
@@ -24,7 +24,7 @@ func newAgent() *cobra.Command {
 			debug.SetGCPercent(50)
 			runtime.GOMAXPROCS(2)
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			opts := agent.Options{Dir: "/remuda/run", Logger: log, Egress: egress, Listen: listen}
+			opts := agent.Options{Dir: "/remuda/run", Logger: log, Egress: egress, Listen: listen, OneUser: oneUser}
 			if layout || listen != "" {
 				var err error
 				if opts, err = agent.FromEnvironment(opts); err != nil {
@@ -32,13 +32,14 @@ func newAgent() *cobra.Command {
 				}
 			}
 			if layout {
-				return agent.Layout(opts.Places)
+				return agent.Layout(opts.Places, oneUser)
 			}
 			return agent.Serve(cmd.Context(), opts)
 		},
 	}
 	cmd.Flags().BoolVar(&egress, "egress", false, "be a group's way out, in the host's network")
 	cmd.Flags().BoolVar(&layout, "layout", false, "make the places of a pod in its volumes, and end")
+	cmd.Flags().StringVar(&oneUser, "one-user", "", "let everything run as the agent's own user, whom servers know by this `name`")
 	cmd.Flags().StringVar(&listen, "listen", "", "serve in a pod at this address, with the identity and places of the environment")
 	return cmd
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/image"
-	"github.com/remuda/remuda/provisioner/kubernetes"
 	"github.com/remuda/remuda/provisioner/local"
 )
 
@@ -49,7 +48,7 @@ func openHome(c Config, log *slog.Logger, progress io.Writer) (*home, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &home{Backend: b, run: b.Run, check: b.Check, available: b.Available, cannot: kubernetes.Cannot, purge: func() error { return nil },
+		return &home{Backend: b, run: b.Run, check: b.Check, available: b.Available, cannot: c.Kubernetes.PodSecurity.Cannot, purge: func() error { return nil },
 			image: func(context.Context, []catalog.Recipe) (string, error) {
 				return c.Kubernetes.Image, nil
 			}}, nil

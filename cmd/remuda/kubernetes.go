@@ -24,20 +24,21 @@ import (
 
 // KubernetesConfig says where groups live when they are pods.
 type KubernetesConfig struct {
-	Kubeconfig      string   `yaml:"kubeconfig"`       // "" is the pod's own account, or KUBECONFIG
-	Namespace       string   `yaml:"namespace"`        // of the groups
-	SystemNamespace string   `yaml:"system_namespace"` // of broker and controller
-	Image           string   `yaml:"image"`            // of members, as remuda image build makes it
-	Broker          string   `yaml:"broker"`           // name of this installation among those that share a namespace
-	StorageClass    string   `yaml:"storage_class"`    // of disks; "" is the cluster's default, "none" keeps all data in pods
-	Ephemeral       []string `yaml:"ephemeral"`        // offerings or offering/plan whose data may end with a pod
-	Address         string   `yaml:"address"`          // what credentials name: ip or dns
-	PullPolicy      string   `yaml:"image_pull_policy"`
-	PullSecrets     []string `yaml:"image_pull_secrets"`
+	Kubeconfig      string           `yaml:"kubeconfig"`       // "" is the pod's own account, or KUBECONFIG
+	Namespace       string           `yaml:"namespace"`        // of the groups
+	SystemNamespace string           `yaml:"system_namespace"` // of broker and controller
+	Image           string           `yaml:"image"`            // of members, as remuda image build makes it
+	Broker          string           `yaml:"broker"`           // name of this installation among those that share a namespace
+	StorageClass    string           `yaml:"storage_class"`    // of disks; "" is the cluster's default, "none" keeps all data in pods
+	Ephemeral       []string         `yaml:"ephemeral"`        // offerings or offering/plan whose data may end with a pod
+	Address         string           `yaml:"address"`          // what credentials name: ip or dns
+	PodSecurity     kubernetes.Level `yaml:"pod_security"`     // of members: baseline or restricted
+	PullPolicy      string           `yaml:"image_pull_policy"`
+	PullSecrets     []string         `yaml:"image_pull_secrets"`
 }
 
 func defaultKubernetes() KubernetesConfig {
-	return KubernetesConfig{Namespace: "remuda-groups", SystemNamespace: "remuda", Broker: "remuda", Address: "ip",
+	return KubernetesConfig{Namespace: "remuda-groups", SystemNamespace: "remuda", Broker: "remuda", Address: "ip", PodSecurity: kubernetes.Baseline,
 		PullPolicy: string(corev1.PullIfNotPresent), Ephemeral: []string{}, PullSecrets: []string{}}
 }
 
@@ -56,6 +57,9 @@ func (k KubernetesConfig) faults(needsImage bool) map[string]string {
 	}
 	if !slices.Contains([]string{"ip", "dns"}, k.Address) {
 		faults["address"] = fmt.Sprintf("%q is neither ip nor dns", k.Address)
+	}
+	if !k.PodSecurity.Valid() {
+		faults["pod_security"] = fmt.Sprintf("%q is neither baseline nor restricted", k.PodSecurity)
 	}
 	if !slices.Contains([]string{string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}, k.PullPolicy) {
 		faults["image_pull_policy"] = fmt.Sprintf("%q is not Always, IfNotPresent or Never", k.PullPolicy)
@@ -134,6 +138,7 @@ func runController(ctx context.Context, c Config, recipes []catalog.Recipe, o co
 	k := c.Kubernetes
 	o.Config, o.Namespace, o.System, o.Recipes = rc, k.Namespace, k.SystemNamespace, recipes
 	o.StorageClass, o.DNS, o.PullPolicy, o.PullSecrets = k.StorageClass, k.Address == "dns", corev1.PullPolicy(k.PullPolicy), k.PullSecrets
+	o.PodSecurity = k.PodSecurity
 	o.EgressDeny = c.egress().Deny
 	err = controller.Run(ctx, o)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {

@@ -39,6 +39,9 @@ type Options struct {
 	Egress bool
 	// Places are what the agent keeps itself, in a pod.
 	Places []Place
+	// OneUser makes every user be the agent's own, which need not be root; it is the name that servers
+	// see of that user. Nothing changes its identity then, and the agent is the owner of all Places.
+	OneUser string
 	// Listen is where an agent in a pod serves (":7464"), instead of in Dir, and Identity
 	// what it shows there.
 	Listen   string
@@ -201,6 +204,9 @@ func (a *Agent) listen() (net.Listener, *ownListener, error) {
 // harden makes the agent's memory unreadable for the processes of the member
 // and, as PID 1, keeps it small and deaf to signals that would end it.
 func harden() error {
+	if isInit() {
+		keepOOMScore()
+	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("set non-dumpable: %w", err)
 	}

@@ -63,6 +63,7 @@ const (
 	DiskVolume   = "/remuda/disk"
 	MemoryVolume = "/remuda/memory"
 	PrivateDir   = "/remuda/private"
+	NamesVolume  = "/remuda/names" // passwd of agents of one user
 )
 
 // Environment of an agent in a pod. It reads them at its start and gives them to nobody.

@@ -65,7 +65,7 @@ func (p *places) writeFile(path, text string) error {
 	pl := p.at(path)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return asOwner(func(act *actor) error {
+	return p.asOwner(func(act *actor) error {
 		v := volume{path: p.disk}
 		if pl.Memory {
 			v = volume{path: p.memory, memory: true}

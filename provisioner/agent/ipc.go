@@ -123,7 +123,7 @@ func asOwners() error {
 	go func() {
 		runtime.LockOSThread()
 		err := removeObjects()
-		if unix.Geteuid() == 0 {
+		if unix.Geteuid() == os.Getuid() {
 			runtime.UnlockOSThread()
 		}
 		done <- err
@@ -139,7 +139,7 @@ func removeObjects() error {
 	var errs []error
 	for _, o := range objects {
 		err := o.remove()
-		if err == unix.EPERM || err == unix.EACCES {
+		if (err == unix.EPERM || err == unix.EACCES) && os.Getuid() == 0 {
 			err = asUser(o.owner, o.remove)
 		}
 		if err != nil && err != unix.EINVAL && err != unix.EIDRM && err != unix.ENOENT {

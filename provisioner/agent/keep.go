@@ -69,7 +69,7 @@ func newGeneration(a *Agent, req StartRequest) *generation {
 
 // launch starts the process once.
 func (g *generation) launch(k *kept) error {
-	u, err := lookup(k.User)
+	u, err := g.a.lookup(k.User)
 	if err != nil {
 		return fmt.Errorf("process %s: %w", k.Name, err)
 	}

@@ -8,19 +8,26 @@ import (
 )
 
 // Layout makes the folders and files of all places in the volumes, with owner and
-// mode, and closes the roots of the volumes to everyone but root. It is done before servers see any of them:
+// mode, and closes the roots of the volumes to everyone but root. With oneUser, the name of
+// the user that all are, it writes the names of users too. It is done before servers see any of them:
 // by the init container of a pod, with the same rights as the agent. What is in a
 // folder that is there already stays.
-func Layout(list []Place) error {
+func Layout(list []Place, oneUser string) error {
 	if len(list) == 0 {
 		return errors.New("lay out places: none were given in " + EnvPlaces)
 	}
-	p, err := newPlaces(list)
+	p, err := newPlaces(list, oneUser != "")
 	if err != nil {
 		return err
 	}
-	if err := asOwner(p.layout); err != nil {
+	if err := p.asOwner(p.layout); err != nil {
 		return fmt.Errorf("lay out places: %w", err)
+	}
+	if oneUser == "" {
+		return nil
+	}
+	if err := layoutNames(NamesVolume, oneUser); err != nil {
+		return fmt.Errorf("lay out names: %w", err)
 	}
 	return nil
 }
@@ -28,14 +35,19 @@ func Layout(list []Place) error {
 func (p *places) layout(act *actor) error {
 	return p.volumes(act, func(v volume) error {
 		// Without CAP_CHOWN only its owner can make a thing that is its own.
-		if err := unix.Fchmod(v.fd, 0o777); err != nil {
-			return pathError("open volume to all", v.path, err)
+		if !p.one {
+			if err := unix.Fchmod(v.fd, 0o777); err != nil {
+				return pathError("open volume to all", v.path, err)
+			}
 		}
 		var err error
 		for _, pl := range p.in(v) {
 			if e := pl.make(act, v); e != nil {
 				err = errors.Join(err, fmt.Errorf("%s/%s: %w", v.path, pl.Folder, e))
 			}
+		}
+		if p.one {
+			return err
 		}
 		err = errors.Join(err, p.makeSpares(act, v), p.makeNext(act, v))
 		return errors.Join(err, act.root(), unix.Fchmod(v.fd, 0o700))

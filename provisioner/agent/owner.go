@@ -17,7 +17,10 @@ import (
 
 // actor is one thread whose file system identity can be changed (setfsuid(2)); nothing
 // else of it, and no other thread, changes.
-type actor struct{ uid, gid uint32 }
+type actor struct {
+	uid, gid uint32
+	one      bool // there is one identity only: none is changed
+}
 
 // asOwner calls f on a thread of its own. A thread that cannot become root again
 // is given up.
@@ -44,7 +47,7 @@ func asOwner(f func(*actor) error) error {
 // become takes the identity for all that the thread does with files. The kernel
 // answers no errors, so it is asked what became of it.
 func (a *actor) become(uid, gid uint32) error {
-	if a.uid == uid && a.gid == gid {
+	if a.one || a.uid == uid && a.gid == gid {
 		return nil
 	}
 	_, _ = unix.SetfsgidRetGid(int(gid))

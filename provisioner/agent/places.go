@@ -30,6 +30,10 @@ type places struct {
 	dev      string // "" when it is not to be looked at
 	devAsNew map[string]string
 	filled   map[uint32]int // files that a filling makes, by user
+	one      bool           // of an agent of one user
+	// hasPristine says that this agent has made the pristine file, or proven it.
+	hasPristine bool
+	self        string // ownState of an agent of one user when it began
 
 	nextMu sync.Mutex // taken after mu
 	next   next
@@ -42,12 +46,17 @@ func (a *Agent) takePlaces() error {
 	if len(a.opts.Places) == 0 {
 		return nil
 	}
-	p, err := newPlaces(a.opts.Places)
+	p, err := newPlaces(a.opts.Places, a.opts.OneUser != "")
 	if err != nil {
 		return err
 	}
 	if isInit() {
 		if p.devAsNew, err = devices(p.dev); err != nil {
+			return fmt.Errorf("places: %w", err)
+		}
+	}
+	if p.one {
+		if p.self, err = ownState(); err != nil {
 			return fmt.Errorf("places: %w", err)
 		}
 	}
@@ -69,8 +78,10 @@ type place struct {
 const termination = PrivateDir + "/termination"
 
 // newPlaces checks them and looks their owners up.
-func newPlaces(list []Place) (*places, error) {
-	p := &places{disk: DiskVolume, memory: MemoryVolume, termFile: termination, dev: "/dev"}
+// With one all owners are the agent.
+func newPlaces(list []Place, one bool) (*places, error) {
+	p := &places{one: one, disk: DiskVolume, memory: MemoryVolume, termFile: termination, dev: "/dev"}
+	p.rooted.Store(one) // servers could reach what is prepared
 	var faults []error
 	paths, folders := map[string]bool{}, map[string]bool{}
 	for _, spec := range list {
@@ -84,10 +95,16 @@ func newPlaces(list []Place) (*places, error) {
 		}
 		paths[spec.Path], folders[folder] = true, true
 		pl := &place{Place: spec}
+		if one {
+			pl.gid = uint32(os.Getegid())
+		}
 		if !spec.File {
 			u, err := lookup(spec.User)
 			if err != nil {
 				faults = append(faults, fmt.Errorf("place %s: %w", spec.Path, err))
+			}
+			if one {
+				u = u.one()
 			}
 			pl.uid, pl.gid = u.uid, u.gid
 		}
@@ -169,7 +186,8 @@ type volume struct {
 func (v volume) close() { closeFD(v.fd) }
 
 // volumes calls f for each volume. The roots are the agent's and nobody else may
-// enter them, whatever they were before.
+// enter them, whatever they were before. Those of an agent of one user are the kubelet's, open
+// to its group, and stay so: only their owner could close them, and the servers are who it is.
 func (p *places) volumes(act *actor, f func(volume) error) error {
 	for _, v := range []volume{{path: p.disk}, {path: p.memory, memory: true}} {
 		if !p.uses(v.memory) {
@@ -201,6 +219,9 @@ func (p *places) seal(v volume) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(v.fd, &st); err != nil {
 		return pathError("stat volume", v.path, err)
+	}
+	if p.one {
+		return pathError("write to volume", v.path, unix.Access(v.path, unix.R_OK|unix.W_OK|unix.X_OK))
 	}
 	if int(st.Uid) != os.Geteuid() {
 		return fmt.Errorf("volume %s belongs to user %d: its root must belong to root, who may not take it", v.path, st.Uid)

@@ -24,17 +24,17 @@ func TestPlacesAreChecked(t *testing.T) {
 	} {
 		p := good
 		change(&p)
-		if _, err := newPlaces([]Place{p}); err == nil {
+		if _, err := newPlaces([]Place{p}, false); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 	}
 	other := good
 	other.Path = "/other"
-	if _, err := newPlaces([]Place{good, other}); err == nil {
+	if _, err := newPlaces([]Place{good, other}, false); err == nil {
 		t.Error("two places in one folder")
 	}
 	inner := Place{Path: "/data/a/b", Folder: "p1", User: "root", Memory: true}
-	p, err := newPlaces([]Place{good, inner})
+	p, err := newPlaces([]Place{good, inner}, false)
 	must(t, err)
 	if k := p.at("/data").keep; len(k) != 1 || len(k["a"]) != 1 || k["a"]["b"] == nil {
 		t.Errorf("kept in a place: %v", k)

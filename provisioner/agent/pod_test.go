@@ -26,18 +26,20 @@ import (
 
 func init() {
 	helpers["pod"] = helperPod
-	helpers["layout"] = func([]string) error {
-		if err := restrict(); err != nil {
-			return err
+	helpers["layout"] = func(args []string) error {
+		if os.Getuid() == 0 {
+			if err := restrict(); err != nil {
+				return err
+			}
 		}
 		opts, err := FromEnvironment(Options{})
 		if err != nil {
 			return err
 		}
-		return Layout(opts.Places)
+		return Layout(opts.Places, args[0])
 	}
 	helpers["pod-agent"] = func(args []string) error {
-		opts, err := FromEnvironment(Options{Dir: "/remuda/run", Listen: args[0]})
+		opts, err := FromEnvironment(Options{Dir: "/remuda/run", Listen: args[0], OneUser: args[1]})
 		if err != nil {
 			return err
 		}
@@ -54,7 +56,8 @@ type pod struct {
 	Places []Place
 	Disk   bool // the disk volume is a folder of the host's, else a tmpfs
 	Listen string
-	Score  int // oom_score_adj
+	Score  int    // oom_score_adj
+	One    string // name of the one user that all are
 }
 
 // helperPod does what a kubelet and a runtime do: volumes, an init container, mounts of
@@ -84,93 +87,40 @@ func helperPod(args []string) error {
 		}},
 		{"proc", func() error { return unix.Mount("proc", "/proc", "proc", 0, "") }},
 		{"layout", func() error {
-			cmd := exec.Command("/helper", "helper:layout")
-			cmd.Env, cmd.Stderr = os.Environ(), os.Stderr
-			return errors.Join(cmd.Run(), podAgain(cmd.Path))
+			// Again nothing changes.
+			return errors.Join(podLayout(p), podLayout(p))
 		}},
 		{"mounts of folders", func() error { return podMounts(p) }},
 		{"mqueue", func() error { return unix.Mount("mqueue", mqueueDir, "mqueue", 0, "") }},
 		{"read-only root", func() error { return unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "") }},
 		{"loopback", loopbackUp},
 		{"score", func() error { return os.WriteFile(oomScore, []byte(strconv.Itoa(p.Score)), 0) }},
-		{"restrict", restrict},
+		{"restrict", func() error {
+			if p.One != "" {
+				return becomeOne()
+			}
+			return restrict()
+		}},
 	}
 	for _, s := range steps {
 		if err := s.do(); err != nil {
 			return fmt.Errorf("%s: %w", s.what, err)
 		}
 	}
-	return syscall.Exec("/helper", []string{"helper", "helper:pod-agent", p.Listen}, os.Environ())
+	return syscall.Exec("/helper", []string{"helper", "helper:pod-agent", p.Listen, p.One}, os.Environ())
 }
 
-// podAgain lays out again: nothing changes.
-func podAgain(path string) error {
-	cmd := exec.Command(path, "helper:layout")
+func podLayout(p pod) error {
+	cmd := exec.Command("/helper", "helper:layout", p.One)
 	cmd.Env, cmd.Stderr = os.Environ(), os.Stderr
+	if p.One != "" {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: oneCredential}
+	}
 	return cmd.Run()
 }
 
 func restrict() error {
 	return errors.Join(dropCapabilities(), unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-}
-
-func podRoot(root string, p pod) error {
-	if err := errors.Join(os.MkdirAll(root, 0o755), unix.Mount("root", root, "tmpfs", 0, "mode=0755")); err != nil {
-		return err
-	}
-	for _, name := range []string{"bin", "sbin", "lib", "lib64", "usr", "etc"} {
-		if to, err := os.Readlink("/" + name); err == nil {
-			if err := os.Symlink(to, root+"/"+name); err != nil {
-				return err
-			}
-			continue
-		}
-		if _, err := os.Stat("/" + name); err != nil {
-			continue
-		}
-		if err := errors.Join(os.Mkdir(root+"/"+name, 0o755), unix.Mount("/"+name, root+"/"+name, "", unix.MS_BIND, "")); err != nil {
-			return err
-		}
-	}
-	for _, dir := range []string{"proc", "dev", "dev/shm", "dev/mqueue", "dev/pts", "remuda", "remuda/disk", "remuda/memory", "remuda/private", "remuda/run"} {
-		if err := os.Mkdir(root+"/"+dir, 0o755); err != nil {
-			return err
-		}
-		if dir == "dev" {
-			if err := unix.Mount("dev", root+"/dev", "tmpfs", 0, "mode=0755"); err != nil {
-				return err
-			}
-		}
-	}
-	for name, minor := range map[string]uint32{"null": 3, "zero": 5, "random": 8, "urandom": 9} {
-		err := unix.Mknod(root+"/dev/"+name, unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor)))
-		if err = errors.Join(err, os.Chmod(root+"/dev/"+name, 0o666)); err != nil {
-			return err
-		}
-	}
-	if err := os.Symlink("/proc/self/fd", root+"/dev/fd"); err != nil {
-		return err
-	}
-	last := p.Base + "/last-words"
-	err := errors.Join(os.WriteFile(last, []byte("of an earlier one"), 0o666), os.WriteFile(root+"/remuda/private/termination", nil, 0o644),
-		unix.Mount(last, root+"/remuda/private/termination", "", unix.MS_BIND, ""), os.Chmod(root+"/remuda/private", 0o700),
-		os.WriteFile(root+"/helper", nil, 0o755), unix.Mount(p.Base+"/helper", root+"/helper", "", unix.MS_BIND, ""),
-		os.MkdirAll(p.Base+"/a", 0o700), unix.Mount(p.Base+"/a", root+"/remuda/run", "", unix.MS_BIND, ""))
-	for _, pl := range p.Places {
-		if !pl.File && !strings.HasPrefix(pl.Path, "/run/") {
-			err = errors.Join(err, os.MkdirAll(root+pl.Path, 0o755))
-		}
-	}
-	return err
-}
-
-func podVolumes(root string, p pod) error {
-	disk := errors.Join(os.Mkdir(p.Base+"/disk", 0o777), os.Chmod(p.Base+"/disk", 0o777),
-		unix.Mount(p.Base+"/disk", root+DiskVolume, "", unix.MS_BIND, ""))
-	if !p.Disk {
-		disk = unix.Mount("disk", root+DiskVolume, "tmpfs", 0, "mode=0777")
-	}
-	return errors.Join(disk, unix.Mount("memory", root+MemoryVolume, "tmpfs", 0, "mode=0777"))
 }
 
 func podMounts(p pod) error {
@@ -184,7 +134,11 @@ func podMounts(p pod) error {
 		}
 	}
 	// As if the container had been started again.
-	return errors.Join(os.MkdirAll("/dev/shm/of/earlier", 0o700), os.WriteFile("/data/earlier", nil, 0o600))
+	err := errors.Join(os.MkdirAll("/dev/shm/of/earlier", 0o700), os.WriteFile("/data/earlier", nil, 0o600))
+	if p.One != "" {
+		err = errors.Join(err, oneMounts())
+	}
+	return err
 }
 
 var podPlaces = []Place{

@@ -14,7 +14,7 @@ import (
 func (a *Agent) KeepPristine() (Pristine, error) {
 	var kept Pristine
 	err := a.whileIdle("keep pristine", func(p *places) error {
-		return asOwner(func(act *actor) (err error) {
+		return p.asOwner(func(act *actor) (err error) {
 			kept, err = p.pack(act)
 			return err
 		})
@@ -29,7 +29,7 @@ func (a *Agent) KeepPristine() (Pristine, error) {
 // that has another digest, or anything else fails, they are empty again.
 func (a *Agent) FillPristine(want Pristine) error {
 	err := a.whileIdle("fill pristine", func(p *places) error {
-		return asOwner(func(act *actor) error { return p.unpack(act, want) })
+		return p.asOwner(func(act *actor) error { return p.unpack(act, want) })
 	})
 	if err != nil {
 		return fmt.Errorf("fill pristine: %w", err)
@@ -90,6 +90,7 @@ func (p *places) pack(act *actor) (kept Pristine, err error) {
 		err = errors.Join(err, act.root(), file.Close())
 		if err == nil {
 			err = unix.Renameat(v.fd, partName, v.fd, pristineName)
+			p.hasPristine = err == nil
 		}
 		if err != nil {
 			_ = unix.Unlinkat(v.fd, partName, 0)
@@ -155,7 +156,7 @@ func (p *places) fill(act *actor, v volume, file io.Reader, want Pristine) error
 			}
 		}
 		filled, err := p.unpackFrom(act, v, file, want, false)
-		p.filled = filled
+		p.filled, p.hasPristine = filled, err == nil
 		if err != nil {
 			return errors.Join(err, clear())
 		}

@@ -49,8 +49,13 @@ func helperTemplate(args []string) error {
 }
 
 func TestPodPristine(t *testing.T) {
-	t.Run("memory", func(t *testing.T) { testPodPristine(t, servePod(t, pod{})) })
-	t.Run("disk", func(t *testing.T) { testPodPristine(t, servePod(t, pod{Disk: true})) })
+	for name, p := range map[string]pod{"memory": {}, "disk": {Disk: true}} {
+		t.Run(name, func(t *testing.T) {
+			m := servePod(t, p)
+			testPodPristine(t, m)
+			m.misplaced(t)
+		})
+	}
 }
 
 func testPodPristine(t *testing.T, m member) {
@@ -179,12 +184,16 @@ func (m member) damaged(t *testing.T, kept Pristine, empty string) {
 	}
 	must(t, os.WriteFile(file, good, 0o600))
 	must(t, m.FillPristine(t.Context(), kept))
+}
+
+// misplaced has in the root of a volume what nobody there could put there.
+func (m member) misplaced(t *testing.T) {
 	must(t, os.WriteFile(m.path(DiskVolume+"/strange"), nil, 0o600))
 	if _, err := m.Wipe(t.Context(), WipeRequest{}); err == nil || !strings.Contains(err.Error(), "strange") {
 		t.Errorf("wiped in spite of a strange file: %v", err)
 	}
 	must(t, os.Remove(m.path(DiskVolume+"/strange")))
-	_, err = m.Wipe(t.Context(), WipeRequest{})
+	_, err := m.Wipe(t.Context(), WipeRequest{})
 	must(t, err)
 	must(t, os.Rename(m.path(DiskVolume+"/p0"), m.path(DiskVolume+"/p9")))
 	must(t, os.Mkdir(m.path(DiskVolume+"/p0"), 0o700))

@@ -68,7 +68,7 @@ func (a *Agent) runProgram(ctx context.Context, g *generation, p Program) (Resul
 	if user == "" {
 		user = g.req.User
 	}
-	u, err := lookup(user)
+	u, err := a.lookup(user)
 	if err != nil {
 		return Result{}, err
 	}

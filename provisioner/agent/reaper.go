@@ -88,8 +88,23 @@ var ownOOMScore = sync.OnceValues(func() (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(text)))
 })
 
+// oomScoreFile is open from before the agent is not dumpable any more: then the file is root's.
+var oomScoreFile *os.File
+
+// keepOOMScore opens it, if it may be written.
+func keepOOMScore() {
+	if f, err := os.OpenFile(oomScore, os.O_WRONLY, 0); err == nil {
+		oomScoreFile = f
+	}
+}
+
 func setOOMScore(n int) error {
-	return os.WriteFile(oomScore, []byte(strconv.Itoa(min(n, 1000))), 0)
+	text := []byte(strconv.Itoa(min(n, 1000)))
+	if oomScoreFile == nil {
+		return os.WriteFile(oomScore, text, 0)
+	}
+	_, err := oomScoreFile.WriteAt(text, 0)
+	return err
 }
 
 // signal sends to the child, or to its whole process group, unless it has ended.

@@ -30,14 +30,14 @@ func (p *places) wipe(what scope) (removed int, err error) {
 	defer p.mu.Unlock()
 	p.nextMu.Lock()
 	defer p.nextMu.Unlock()
-	err = asOwner(func(act *actor) error {
+	err = p.asOwner(func(act *actor) error {
 		e := &emptier{actor: act}
 		err := p.volumes(act, func(v volume) error {
 			// The agent may have ended while it wrote that.
-			if err := unix.Unlinkat(v.fd, partName, 0); err != nil && err != unix.ENOENT {
+			if err := unix.Unlinkat(v.fd, partName, 0); err != nil && err != unix.ENOENT && !(p.one && err == unix.EISDIR) {
 				return pathError("remove", v.path+"/"+partName, err)
 			}
-			if !v.memory && !p.usable() { // half prepared, also by an agent that has ended
+			if !v.memory && !p.one && !p.usable() { // half prepared, also by an agent that has ended
 				if err := p.emptyNext(act, v); err != nil {
 					return err
 				}
@@ -50,7 +50,7 @@ func (p *places) wipe(what scope) (removed int, err error) {
 			return p.prove(act, v, v.memory || what == allPlaces)
 		})
 		removed = e.removed
-		return errors.Join(err, act.root(), p.wipeTermination(), p.wipeDevices(e))
+		return errors.Join(err, act.root(), p.wipeTermination(), p.wipeDevices(e), p.proveSelf())
 	})
 	return removed, err
 }
@@ -75,6 +75,9 @@ func (p *places) wipeVolume(e *emptier, v volume) error {
 		errs = append(errs, p.wipePlace(e, v, pl))
 	}
 	e.spares = nil
+	if p.one {
+		return errors.Join(append(errs, p.wipeRoot(e, v))...)
+	}
 	// What a check of the file system has found may be a tenant's.
 	if _, err := statAt(v.fd, "lost+found"); err == nil {
 		errs = append(errs, e.empty(v.fd, v.path, p.besideLost(v)))
@@ -127,6 +130,9 @@ func (p *places) prove(act *actor, v volume, empty bool) error {
 	if err := act.root(); err != nil {
 		return err
 	}
+	if p.one && !empty {
+		return nil // what is in the root besides is as much the servers' as their data
+	}
 	names, err := list(v.fd)
 	if err != nil {
 		return pathError("list", v.path, err)
@@ -140,8 +146,10 @@ func (p *places) prove(act *actor, v volume, empty bool) error {
 			return err
 		}
 	}
-	delete(names, "lost+found")
-	if !v.memory {
+	if !p.one || ownLost(v) {
+		delete(names, "lost+found")
+	}
+	if !v.memory && !p.one {
 		for uid := range p.owners() {
 			delete(names, spareName(uid))
 		}
@@ -153,6 +161,8 @@ func (p *places) prove(act *actor, v volume, empty bool) error {
 		if err := errors.Join(p.proveSpares(act, v), p.proveNext(act, v), act.root()); err != nil {
 			return err
 		}
+	}
+	if !v.memory && (!p.one || p.hasPristine) {
 		delete(names, pristineName)
 	}
 	for name := range names {
@@ -223,7 +233,7 @@ func (p *places) wipeTermination() error {
 		return nil
 	}
 	fd, err := openAt(unix.AT_FDCWD, p.termFile, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err == unix.ENOENT {
+	if err == unix.ENOENT || p.one && err == unix.EACCES { // then servers, being the same user, cannot either
 		return nil
 	}
 	if err != nil {

@@ -27,7 +27,8 @@ var attempts = map[string]string{
 	"kernel settings":      "for f in /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname /proc/sys/net/ipv4/ip_forward /proc/sysrq-trigger /proc/sys/vm/drop_caches; do ( : >>$f ) 2>/dev/null && echo broken $f; done",
 	"host name":            "hostname broken 2>/dev/null && echo broken",
 	"devices":              "find /dev -type b | grep -q . && echo broken; for d in /dev/mem /dev/loop0 /dev/loop-control /dev/fuse /dev/net/tun; do [ -e $d ] && echo broken $d; done; mknod /tmp/d b 7 0 2>/dev/null && echo broken; mknod /tmp/d c 1 1 2>/dev/null && echo broken",
-	"root file system":     "for d in / /etc /usr/bin /var /dev /home /root /remuda /sys; do ( : >$d/canary ) 2>/dev/null && echo broken $d; done; for f in /etc/hosts /etc/passwd /remuda/agent /usr/bin/perl; do ( : >>$f ) 2>/dev/null && echo broken $f; done",
+	"root file system":     "for d in / /etc /usr/bin /var /dev /home /root /remuda /sys; do ( : >$d/canary ) 2>/dev/null && echo broken $d; done; for f in /etc/passwd /remuda/agent /usr/bin/perl; do ( : >>$f ) 2>/dev/null && echo broken $f; done",
+	"names of members":     "( : >>/etc/hosts ) 2>/dev/null && echo broken",
 	"execution of data":    "for d in /tmp /dev/shm; do cp /usr/bin/true $d/x && $d/x 2>/dev/null && echo broken $d; rm -f $d/x; done",
 	"privileges":           "grep -q '^NoNewPrivs:.1' /proc/self/status || echo broken no_new_privs; grep -q '^Seccomp:.2' /proc/self/status || echo broken seccomp; [ $(id -u) = 0 ] || grep -q '^CapEff:.0000000000000000' /proc/self/status || echo broken capabilities",
 	"other processes":      "[ $(ls -d /proc/[0-9]* | wc -l) -lt 60 ] || echo broken; cat /proc/[0-9]*/cmdline 2>/dev/null | grep -qa [n]eighbour && echo broken",
@@ -55,22 +56,28 @@ func (g *tenant) isolation(t *testing.T) {
 	g.unmoved(t)
 }
 
-// lackOf names what a back end may lack for an attempt to fail.
-func lackOf(attempt, member string) string {
+// lacksOf names what a back end may lack for an attempt to fail.
+func lacksOf(attempt, member string) []string {
+	root := !slices.Contains(trioMembers, member) // the recipe's server is root
 	switch {
 	case attempt == "execution of data":
-		return NoExec
-	case attempt == "root file system" && !slices.Contains(trioMembers, member):
-		return SealedRoot // the recipe's server is root
+		return []string{NoExec}
+	case attempt == "root file system" && root:
+		return []string{SealedRoot}
+	case attempt == "names of members" && root:
+		return []string{SealedRoot, OtherUser}
+	case attempt == "names of members":
+		return []string{OtherUser}
 	}
-	return ""
+	return nil
 }
 
 func (g *tenant) attempt(t *testing.T, member string, run func(script string) string) {
 	t.Helper()
 	for name, script := range attempts {
-		if lack := lackOf(name, member); g.target.Lacks[lack] != "" {
-			t.Logf("%s: %s: not tried: %s", member, name, g.target.Lacks[lack])
+		lacks := slices.DeleteFunc(lacksOf(name, member), func(lack string) bool { return g.target.Lacks[lack] == "" })
+		if len(lacks) > 0 {
+			t.Logf("%s: %s: not tried: %s", member, name, g.target.Lacks[lacks[0]])
 			continue
 		}
 		if said := run(script + "\necho tried"); strings.Contains(said, "broken") || !strings.Contains(said, "tried") {

@@ -33,6 +33,8 @@ type Target struct {
 	// Lacks says of what the back end cannot do here, by the names below, why. Checks of
 	// that are skipped with the reason.
 	Lacks map[string]string
+	// Cannot says why the back end has no members of a recipe, or "". Nil: it says so of none.
+	Cannot func(catalog.Recipe) string
 }
 
 // What a back end may lack.
@@ -41,6 +43,7 @@ const (
 	NoExec      = "noexec"       // data cannot be executed
 	SealedRoot  = "sealed root"  // also root in a member writes only to its places
 	DiskShrinks = "disk shrinks" // a disk can become smaller
+	OtherUser   = "other user"   // servers have other users than the agent
 	OwnRoot     = "own root"     // members that may have more rights to files than their owners
 )
 
@@ -48,6 +51,9 @@ const (
 func (target Target) cannot(r catalog.Recipe) string {
 	if slices.ContainsFunc(r.Roles, catalog.Role.OwnRoot) {
 		return target.Lacks[OwnRoot]
+	}
+	if target.Cannot != nil {
+		return target.Cannot(r)
 	}
 	return ""
 }

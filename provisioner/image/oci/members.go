@@ -77,6 +77,7 @@ func agentEntries(agent binary) []entry {
 		{name: "remuda/agent", mode: 0o755, file: agent.path},
 		{name: "remuda/disk/", mode: 0o755},
 		{name: "remuda/memory/", mode: 0o755},
+		{name: "remuda/names/", mode: 0o755},
 		{name: "remuda/private/", mode: 0o700},
 		{name: "remuda/private/termination", mode: 0o600},
 		{name: "remuda/run/", mode: 0o755},

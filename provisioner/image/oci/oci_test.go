@@ -374,13 +374,13 @@ func TestConfig(t *testing.T) {
 	}
 	top := entries(t, img)[1]
 	for name, mode := range map[string]int64{
-		"remuda/": 0o755, "remuda/agent": 0o755, "remuda/run/": 0o755, "remuda/disk/": 0o755, "remuda/memory/": 0o755, "remuda/private/": 0o700, "remuda/private/termination": 0o600,
+		"remuda/": 0o755, "remuda/agent": 0o755, "remuda/run/": 0o755, "remuda/disk/": 0o755, "remuda/memory/": 0o755, "remuda/names/": 0o755, "remuda/private/": 0o700, "remuda/private/termination": 0o600,
 	} {
 		if h := top[name]; h == nil || h.Mode != mode || h.Uid != 0 || h.Gid != 0 {
 			t.Errorf("%s is %+v", name, h)
 		}
 	}
-	if len(top) != 7 {
+	if len(top) != 8 {
 		t.Errorf("the agent's layer has %d entries", len(top))
 	}
 }

@@ -3,6 +3,7 @@
 package controller_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,7 @@ func newTarget(t *testing.T) backendtest.Target {
 	b := newBackend(t, c, controller.Options{StorageClass: class})
 	return backendtest.Target{
 		Backend: b, Image: kubetest.Image,
-		Kill:    func(t testing.TB, m provisioner.MemberObservation) { killPod(t, c, m.ID) },
+		Kill:    func(t testing.TB, m provisioner.MemberObservation) { killPod(t, c, kubetest.Namespace, m.ID) },
 		Outside: func(t testing.TB, group, text string) []string { return outside(t, c, group, text) },
 		Lacks: map[string]string{
 			backendtest.Walls:       "the cluster's network plugin (bridge) does not enforce NetworkPolicies",
@@ -60,7 +61,7 @@ func newBackend(t *testing.T, c *cluster.Cluster, o controller.Options) *kuberne
 	namespaces(t, c)
 	kubetest.CustomResource(t, c)
 	o = withDefaults(t, c, o)
-	b, err := kubernetes.New(kubernetes.Options{Config: o.Config, Namespace: kubetest.Namespace, System: kubetest.System, Broker: "test", Logger: o.Logger})
+	b, err := kubernetes.New(kubernetes.Options{Config: o.Config, Namespace: o.Namespace, System: kubetest.System, Broker: "test", Logger: o.Logger})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func newBackend(t *testing.T, c *cluster.Cluster, o controller.Options) *kuberne
 
 func withDefaults(t *testing.T, c *cluster.Cluster, o controller.Options) controller.Options {
 	o.Logger = slog.New(slog.NewTextHandler(logWriter{}, nil))
-	o.Config, o.Namespace, o.System, o.PullPolicy = c.RESTConfig(), kubetest.Namespace, kubetest.System, corev1.PullNever
+	o.Config, o.Namespace, o.System, o.PullPolicy = c.RESTConfig(), cmp.Or(o.Namespace, kubetest.Namespace), kubetest.System, corev1.PullNever
 	o.Config.QPS, o.Config.Burst = 200, 400
 	return o
 }
@@ -113,7 +114,7 @@ func closeAll(t *testing.T, b *kubernetes.Backend) {
 
 func namespaces(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
-	for name, level := range map[string]string{kubetest.Namespace: "baseline", kubetest.System: "restricted"} {
+	for name, level := range map[string]string{kubetest.Namespace: "baseline", restrictedNamespace: "restricted", kubetest.System: "restricted"} {
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"pod-security.kubernetes.io/enforce": level}}}
 		if _, err := c.Client().CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{}); err != nil && !strings.Contains(err.Error(), "already exists") {
 			t.Fatal(err)
@@ -122,9 +123,9 @@ func namespaces(t *testing.T, c *cluster.Cluster) {
 }
 
 // killPod ends PID 1 of the pod's container by force.
-func killPod(t testing.TB, c *cluster.Cluster, name string) {
+func killPod(t testing.TB, c *cluster.Cluster, namespace, name string) {
 	t.Helper()
-	pod, err := c.Client().CoreV1().Pods(kubetest.Namespace).Get(t.Context(), name, metav1.GetOptions{})
+	pod, err := c.Client().CoreV1().Pods(namespace).Get(t.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,6 +43,7 @@ type Options struct {
 	StorageClass string
 	// DNS names the services in endpoints by "<service>.<namespace>.svc" instead of their addresses.
 	DNS         bool
+	PodSecurity kubernetes.Level // of new groups; the others keep theirs
 	PullPolicy  corev1.PullPolicy
 	PullSecrets []string
 	// Who may reach agents besides: the pods with these labels in System.

@@ -247,7 +247,7 @@ func TestEgress(t *testing.T) {
 	})
 
 	t.Run("Container", func(t *testing.T) {
-		killPod(t, c, egress.Name)
+		killPod(t, c, kubetest.Namespace, egress.Name)
 		time.Sleep(300 * time.Millisecond)
 		g.serves(t, url, 30*time.Second)
 	})
@@ -259,7 +259,7 @@ func TestEgress(t *testing.T) {
 		}
 	})
 	t.Run("Leader", func(t *testing.T) {
-		killPod(t, c, leader.Name)
+		killPod(t, c, kubetest.Namespace, leader.Name)
 		time.Sleep(300 * time.Millisecond)
 		g.serves(t, url, 30*time.Second)
 		deletePod(t, c, leader.Name)

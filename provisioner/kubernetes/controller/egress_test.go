@@ -31,13 +31,46 @@ func gatewayWork(t *testing.T) *work {
 		t.Fatal(err)
 	}
 	spec.Generation = 3
-	w := &work{r: &Reconciler{o: Options{System: "system", EgressDNS: corev1.DNSDefault}}, def: d, list: d.MemberList(),
+	w := &work{r: &Reconciler{o: Options{System: "system", EgressDNS: corev1.DNSDefault}}, memory: &memory{}, def: d, list: d.MemberList(),
 		cg: &v1alpha1.ContainerGroup{ObjectMeta: metav1.ObjectMeta{Name: "g", Namespace: "groups"}, Spec: spec}}
 	for n, m := range w.list {
 		pod := &corev1.Pod{Status: corev1.PodStatus{PodIP: fmt.Sprintf("10.0.0.%d", n+1)}}
 		w.members = append(w.members, &member{Member: m, pod: pod})
 	}
 	return w
+}
+
+// With the level restricted nobody is root, nothing has a right, and the agent is told so.
+func TestRestrictedPod(t *testing.T) {
+	w := gatewayWork(t)
+	w.memory = &memory{record: record{Level: kubernetes.Restricted}}
+	p, err := w.pod(w.list[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range append(p.Spec.InitContainers, p.Spec.Containers...) {
+		s := c.SecurityContext
+		if !*s.RunAsNonRoot || *s.RunAsUser != oneUser || *s.RunAsGroup != oneUser || !*s.ReadOnlyRootFilesystem || *s.AllowPrivilegeEscalation ||
+			!slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0 || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+			t.Errorf("%s: security %+v", c.Name, s)
+		}
+		if n := len(c.Command); !slices.Equal(c.Command[n-2:], []string{"--one-user", "www-data"}) {
+			t.Errorf("%s: command %q", c.Name, c.Command)
+		}
+		for _, m := range c.VolumeMounts {
+			if m.Name == "names" && m.ReadOnly == (c.Name == "layout") {
+				t.Errorf("%s: %+v", c.Name, m)
+			}
+		}
+	}
+	if *p.Spec.SecurityContext.FSGroup != oneUser || *p.Spec.SecurityContext.FSGroupChangePolicy != corev1.FSGroupChangeOnRootMismatch {
+		t.Errorf("security %+v", p.Spec.SecurityContext)
+	}
+	w.memory.record.Level = ""
+	if p, err = w.pod(w.list[0]); err != nil || len(p.Spec.Volumes) != 2 || p.Spec.SecurityContext.FSGroup != nil || p.Spec.Containers[0].SecurityContext.RunAsNonRoot != nil ||
+		!slices.Equal(p.Spec.Containers[0].SecurityContext.Capabilities.Add, []corev1.Capability{"SETUID", "SETGID", "KILL"}) {
+		t.Errorf("baseline: %+v %v", p.Spec, err)
+	}
 }
 
 // The way out has no right, no disk, nothing that could be written to, and looks names up.

@@ -3,6 +3,7 @@ package controller
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,9 @@ import (
 
 // agentContainer is the one container of a pod.
 const agentContainer = "member"
+
+// oneUser is the user of everything in pods of the level restricted, and their group.
+const oneUser = 65532
 
 // nobody is the user of pods that need none.
 const nobody = 65534
@@ -111,7 +115,8 @@ func resources(s catalog.Size) corev1.ResourceRequirements {
 	}
 }
 
-// pod of a member. Pod Security "baseline": a read-only root, no right beyond those to change users.
+// pod of a member. Pod Security "baseline": a read-only root, no right beyond those to change users. With
+// "restricted" there is one user, and no right.
 func (w *work) pod(m provisioner.Member) (*corev1.Pod, error) {
 	if orders.IsEgress(m) {
 		return w.egressPod(m), nil
@@ -133,15 +138,7 @@ func (w *work) pod(m provisioner.Member) (*corev1.Pod, error) {
 		mounts = append(mounts, corev1.VolumeMount{Name: volume, MountPath: p.Path, SubPath: p.Folder})
 	}
 	whole := []corev1.VolumeMount{{Name: "disk", MountPath: agent.DiskVolume}, {Name: "memory", MountPath: agent.MemoryVolume}}
-	capabilities := []corev1.Capability{"SETUID", "SETGID", "KILL"}
-	for _, c := range m.Role.Capabilities {
-		capabilities = append(capabilities, corev1.Capability(c))
-	}
-	security := &corev1.SecurityContext{
-		RunAsUser: ptr.To[int64](0), RunAsGroup: ptr.To[int64](0), ReadOnlyRootFilesystem: ptr.To(true), AllowPrivilegeEscalation: ptr.To(false),
-		Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: capabilities},
-		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
-	}
+	security := w.security(m)
 	env := []corev1.EnvVar{{Name: agent.EnvPlaces, Value: string(text)}}
 	layout := corev1.Container{Name: "layout", Image: w.cg.Spec.Image, Command: []string{"/remuda/agent", "agent", "--layout"}, ImagePullPolicy: w.r.o.PullPolicy,
 		Env: env, SecurityContext: security, VolumeMounts: whole, Resources: resources(m.Size), TerminationMessagePath: agent.PrivateDir + "/termination"}
@@ -160,7 +157,50 @@ func (w *work) pod(m provisioner.Member) (*corev1.Pod, error) {
 	member.Env = append(env, member.Env...)
 	member.SecurityContext, member.VolumeMounts = security, append(whole, mounts...)
 	member.TerminationMessagePath = agent.PrivateDir + "/termination"
+	if w.restricted() {
+		ofOneUser(p, m.Role.User)
+	}
 	return p, nil
+}
+
+func (w *work) restricted() bool { return w.memory.record.Level == kubernetes.Restricted }
+
+// security of a member's containers.
+func (w *work) security(m provisioner.Member) *corev1.SecurityContext {
+	if w.restricted() {
+		return unprivileged(oneUser)
+	}
+	s := unprivileged(0)
+	s.RunAsNonRoot = nil
+	s.Capabilities.Add = []corev1.Capability{"SETUID", "SETGID", "KILL"}
+	for _, c := range m.Role.Capabilities {
+		s.Capabilities.Add = append(s.Capabilities.Add, corev1.Capability(c))
+	}
+	return s
+}
+
+// unprivileged is what Pod Security "restricted" asks for.
+func unprivileged(user int64) *corev1.SecurityContext {
+	return &corev1.SecurityContext{
+		RunAsUser: &user, RunAsGroup: &user, RunAsNonRoot: ptr.To(true), ReadOnlyRootFilesystem: ptr.To(true), AllowPrivilegeEscalation: ptr.To(false),
+		Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+}
+
+// ofOneUser lets the pod's agent be of one user, to whom the volumes are open, and who has the
+// name in a passwd that the layout writes and servers only read.
+func ofOneUser(p *corev1.Pod, name string) {
+	p.Spec.SecurityContext.FSGroup = ptr.To[int64](oneUser)
+	// Not what is in a volume that has been opened before: servers care for the modes of their files.
+	p.Spec.SecurityContext.FSGroupChangePolicy = ptr.To(corev1.FSGroupChangeOnRootMismatch)
+	p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "names", VolumeSource: corev1.VolumeSource{
+		EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: resource.NewQuantity(1<<20, resource.BinarySI)}}})
+	layout, member := &p.Spec.InitContainers[0], &p.Spec.Containers[0]
+	layout.Command = append(layout.Command, "--one-user", name)
+	member.Command = append(member.Command, "--one-user", name)
+	layout.VolumeMounts = append(slices.Clone(layout.VolumeMounts), corev1.VolumeMount{Name: "names", MountPath: agent.NamesVolume})
+	member.VolumeMounts = append(member.VolumeMounts, corev1.VolumeMount{Name: "names", MountPath: "/etc/passwd", SubPath: "passwd", ReadOnly: true})
 }
 
 // egressPod of a group's way out: Pod Security "restricted", and nothing that could be written to.
@@ -171,12 +211,7 @@ func (w *work) egressPod(m provisioner.Member) *corev1.Pod {
 	p.Spec.DNSConfig = &corev1.PodDNSConfig{Options: []corev1.PodDNSConfigOption{{Name: "ndots", Value: ptr.To("1")}}}
 	c := &p.Spec.Containers[0]
 	c.Command = append(c.Command, "--egress")
-	c.SecurityContext = &corev1.SecurityContext{
-		RunAsUser: ptr.To[int64](nobody), RunAsGroup: ptr.To[int64](nobody), RunAsNonRoot: ptr.To(true),
-		ReadOnlyRootFilesystem: ptr.To(true), AllowPrivilegeEscalation: ptr.To(false),
-		Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
-	}
+	c.SecurityContext = unprivileged(nobody)
 	return p
 }
 

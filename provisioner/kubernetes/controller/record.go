@@ -17,7 +17,8 @@ import (
 // record is what the controller must remember of a group. It lies in the group's secret, so that
 // who may edit groups cannot say what clean means.
 type record struct {
-	Begun    bool                      `json:"begun"` // its first generation once served
+	Level    kubernetes.Level          `json:"level,omitempty"` // of its pods, as it was set when the group was made
+	Begun    bool                      `json:"begun"`           // its first generation once served
 	Pristine map[string]agent.Pristine `json:"pristine,omitempty"`
 	Baseline map[string]agent.Baseline `json:"baseline,omitempty"`
 	// Applied is the fingerprint of the definition that the members have; "" while it is being changed.
@@ -79,6 +80,9 @@ func (w *work) remember(ctx context.Context) error {
 }
 
 func (w *work) writeSecret(ctx context.Context, i agent.Identity) error {
+	if w.memory.secret == nil {
+		w.memory.record.Level = w.r.o.PodSecurity
+	}
 	text, err := json.Marshal(w.memory.record)
 	if err != nil {
 		return err

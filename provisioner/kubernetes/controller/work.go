@@ -90,10 +90,6 @@ func (w *work) converge(ctx context.Context) (time.Duration, error) {
 		w.fail(v1alpha1.ReasonRecipe, err.Error(), false)
 		return 0, nil
 	}
-	if why := kubernetes.Cannot(w.def.Recipe); why != "" {
-		w.fail(v1alpha1.ReasonRecipe, why, false)
-		return 0, nil
-	}
 	w.list = w.def.MemberList()
 	for _, m := range w.list {
 		w.members = append(w.members, &member{Member: m})
@@ -119,6 +115,10 @@ func (w *work) converge(ctx context.Context) (time.Duration, error) {
 	renewed, err := w.ensureSecret(ctx)
 	if err != nil {
 		return 0, err
+	}
+	if why := w.memory.record.Level.Cannot(w.def.Recipe); why != "" {
+		w.fail(v1alpha1.ReasonRecipe, why, false)
+		return 0, nil
 	}
 	if err := w.ensurePolicies(ctx); err != nil {
 		return 0, err
