@@ -20,11 +20,11 @@ run: ## Install what is needed, build, and start the broker in the foreground (r
 	@$(MAKE) --no-print-directory build
 	@exec bin/remuda serve
 
-build: bin/remuda ## Build bin/remuda
+build: bin/remuda ## Build bin/remuda and bin/remuda-agent
 
 bin/remuda: $(SOURCES)
 	@echo "building bin/remuda (the first time takes a minute)"
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/remuda ./cmd/remuda
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/remuda ./cmd/remuda-agent
 
 test: ## Run all tests with the race detector; container tests only as root
 	@scripts/deps test

@@ -173,7 +173,7 @@ func prepare(ctx context.Context, binary string, quick bool) (_ *bench, err erro
 		return b, nil
 	}
 	b.binary = filepath.Join(b.dir, "remuda")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.binary, "github.com/remuda/remuda/cmd/remuda")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.dir, "github.com/remuda/remuda/cmd/remuda", "github.com/remuda/remuda/cmd/remuda-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := build.CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("build the broker: %w\n%s", err, said), b.remove())

@@ -282,7 +282,7 @@ func (i *installation) resets(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() { _ = pods.Run(ctx) }()
-	here, err := local.New(local.Options{StateDir: b.TempDir(), ImageDir: backendtest.ImageDir(), Agent: kubetest.Binary(), Logger: log,
+	here, err := local.New(local.Options{StateDir: b.TempDir(), ImageDir: backendtest.ImageDir(), Agent: kubetest.Binary() + "-agent", Logger: log,
 		Publish: local.Publish{Host: "127.0.0.1", FirstPort: 21000, LastPort: 21999}})
 	if err != nil {
 		b.Fatal(err)

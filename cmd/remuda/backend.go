@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"slices"
 
 	"github.com/remuda/remuda/catalog"
@@ -57,9 +55,9 @@ func openHome(c Config, log *slog.Logger, progress io.Writer) (*home, error) {
 	if err != nil {
 		return nil, err
 	}
-	binary, err := os.Executable()
+	binary, err := agentBinary()
 	if err != nil {
-		return nil, fmt.Errorf("find own binary: %w", err)
+		return nil, err
 	}
 	b, err := local.New(local.Options{
 		StateDir: c.StateDir, ImageDir: c.ImageDir, Agent: binary, Logger: log, Progress: progress, Persisted: persisted,

@@ -41,12 +41,12 @@ func newImageBuild() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Make the image of members, or with --broker that of the broker itself",
-		Long: `Make an OCI image and print its digest. Nothing but this binary and the package
-archive is needed: no container runtime, no Dockerfile, no base image.
+		Long: `Make an OCI image and print its digest. Nothing but this binary, the
+remuda-agent beside it and the package archive is needed: no container runtime, no Dockerfile, no base image.
 
 Without --broker it is the image of members: the root file system that
 'remuda serve' with the same settings would use (made first where it is missing,
-which takes root and about a minute), with this binary as the agent. With
+which takes root and about a minute), with remuda-agent as the agent. With
 --broker it is the small image of the broker itself.
 
 --tar writes a file for 'ctr -n k8s.io images import', 'docker load' and
@@ -70,7 +70,7 @@ made; else it is that of the newest package, or of the broker's source.`,
 	f.StringVar(&b.push, "push", "", "push to this `reference`, like registry.example.com/remuda/members")
 	f.BoolVar(&b.insecure, "insecure", false, "push over plain HTTP")
 	f.StringVar(&b.name, "name", "", "`name` in archive and layout (default "+oci.MembersRepository+" or "+oci.BrokerRepository+"); where a name has no tag it gets one that says what is inside")
-	f.StringVar(&b.binary, "binary", "", "static remuda `binary` that goes into the image (default this one)")
+	f.StringVar(&b.binary, "binary", "", "static `binary` that goes into the image: with --broker remuda (default this one), else its agent (default remuda-agent beside it)")
 	f.StringVar(&b.platform, "platform", oci.Platform(), "`os/architecture`; only this host's")
 	return cmd
 }
@@ -118,7 +118,11 @@ func (b imageBuild) image(cmd *cobra.Command, say io.Writer) (*oci.Image, error)
 	}
 	binary, of := b.binary, version
 	if binary == "" {
-		if binary, err = os.Executable(); err != nil {
+		find := agentBinary
+		if b.broker {
+			find = os.Executable
+		}
+		if binary, err = find(); err != nil {
 			return nil, fmt.Errorf("find own binary: %w", err)
 		}
 	} else {
@@ -249,9 +253,9 @@ func showImage(cmd *cobra.Command) (imageView, error) {
 	if err != nil {
 		return v, err
 	}
-	binary, err := os.Executable()
+	binary, err := agentBinary()
 	if err != nil {
-		return v, fmt.Errorf("find own binary: %w", err)
+		return v, err
 	}
 	img, err := oci.Members(cmd.Context(), oci.MembersOptions{Dir: c.ImageDir, Hash: root.Hash, Binary: binary, Version: version, Epoch: epoch, Packed: true})
 	if errors.Is(err, oci.ErrNotPacked) || errors.Is(err, oci.ErrBinary) {

@@ -1,6 +1,6 @@
 // Command remuda is an Open Service Broker for middleware that hands out warm,
-// reusable container groups. It is one binary: the broker, the agent in every
-// member, and the tools for operators.
+// reusable container groups: the broker, and the tools for operators. It is the agent of
+// members too, where there is no remuda-agent beside it.
 package main
 
 import (
@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/remuda/remuda/cmd/internal/member"
 )
 
 // version is set at build time.
@@ -67,6 +69,7 @@ manifests/remuda.yaml for every key) and from the environment, which wins:
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().String("config", "", "YAML `file` with settings (default $REMUDA_CONFIG)")
-	root.AddCommand(newServe(), newController(), newAgent(), newDrain(), newPools(), newGroups(), newInstances(), newAudit(), newDashboard(), newImage(), newCheck(), newConformance())
+	root.AddCommand(newServe(), newController(), newPools(), newGroups(), newInstances(), newAudit(), newDashboard(), newImage(), newCheck(), newConformance())
+	root.AddCommand(member.Commands()...)
 	return root
 }

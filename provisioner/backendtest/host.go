@@ -99,7 +99,7 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 	}
 	built = dir
 	bin := filepath.Join(dir, "remuda")
-	cmd := exec.Command("go", "build", "-o", bin, "github.com/remuda/remuda/cmd/remuda")
+	cmd := exec.Command("go", "build", "-o", dir, "github.com/remuda/remuda/cmd/remuda", "github.com/remuda/remuda/cmd/remuda-agent")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		os.RemoveAll(dir)

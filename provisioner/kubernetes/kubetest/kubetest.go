@@ -66,7 +66,7 @@ func prepare(dir string) error {
 		return err
 	}
 	bin := filepath.Join(dir, "remuda")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "github.com/remuda/remuda/cmd/remuda")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir, "github.com/remuda/remuda/cmd/remuda", "github.com/remuda/remuda/cmd/remuda-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build remuda: %w\n%s", err, out)

@@ -1,4 +1,6 @@
-package main
+// Package member is the commands that run inside members: the agent, and what a recipe runs
+// beside its server.
+package member
 
 import (
 	"log/slog"
@@ -10,6 +12,9 @@ import (
 
 	"github.com/remuda/remuda/provisioner/agent"
 )
+
+// Commands are all of them.
+func Commands() []*cobra.Command { return []*cobra.Command{newAgent(), newDrain()} }
 
 // newAgent is the command that containers start as PID 1.
 func newAgent() *cobra.Command {
