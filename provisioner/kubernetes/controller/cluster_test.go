@@ -121,7 +121,7 @@ func TestHeals(t *testing.T) {
 	edited := was.DeepCopy()
 	edited.Status.Phase, edited.Status.Generation, edited.Status.Leader, edited.Status.Endpoints = v1alpha1.PhaseWarm, 7, "nobody", nil
 	edited.Status.Conditions = nil
-	if err := w.client.Status().Update(t.Context(), edited); err != nil {
+	if err := w.client.Status().Patch(t.Context(), edited, client.MergeFrom(was)); err != nil {
 		t.Fatal(err)
 	}
 	w.eventually("the status is as it was", 10*time.Second, func() (bool, string) {
