@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -723,9 +722,7 @@ func TestGatewayLives(t *testing.T) {
 		if group.Members[i].Role != role {
 			t.Fatalf("members %+v", group.Members)
 		}
-		if err := syscall.Kill(group.Members[i].PID, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+		backendtest.Kill(t, role, group.Members[i].PID)
 		eventually(t, 20*time.Second, func() error {
 			if r := through(t, url, "http://"+app+"/"); r.status != 200 {
 				return fmt.Errorf("after the death of %s: %d %s", role, r.status, r.body)

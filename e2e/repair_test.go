@@ -67,9 +67,7 @@ func TestMemberDies(t *testing.T) {
 		}
 	}
 	for _, g := range []osbapi.Group{claimed, warm} {
-		if err := syscall.Kill(g.Members[0].PID, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+		backendtest.Kill(t, g.ID, g.Members[0].PID)
 	}
 	eventually(t, 5*time.Second, func() error {
 		for _, g := range h.groups() {

@@ -297,9 +297,7 @@ func volumeCrash(t *testing.T, h *host, w, r map[string]any) {
 	pid := h.groupOf("vol").Members[0].PID
 	server := childOf(t, pid, "ganesha.nfsd")
 	for _, victim := range []int{server, pid} {
-		if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+		backendtest.Kill(t, "vol", victim)
 		begin := time.Now()
 		eventually(t, 10*time.Second, func() error { return stillThere(victim) })
 		eventually(t, 30*time.Second, func() error {

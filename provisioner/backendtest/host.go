@@ -118,6 +118,23 @@ func Binary(t testing.TB) string {
 	return bin
 }
 
+// Agent is the program that members start, of the same build.
+func Agent(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(filepath.Dir(Binary(t)), "remuda-agent")
+}
+
+// Kill ends a process of a member by its number on this host. 0 would be all of the test's own.
+func Kill(t testing.TB, member string, pid int) {
+	t.Helper()
+	if pid <= 1 {
+		t.Fatalf("%s does not run", member)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatalf("kill %s: %v", member, err)
+	}
+}
+
 // RemoveBinary removes what Binary has made; Main does so at its end.
 func RemoveBinary() {
 	if built != "" {

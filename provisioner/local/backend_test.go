@@ -38,9 +38,7 @@ func newTarget(t *testing.T) backendtest.Target {
 	return backendtest.Target{
 		Backend: b, Image: backendtest.Image(t, recipes...),
 		Kill: func(t testing.TB, m provisioner.MemberObservation) {
-			if err := unix.Kill(m.PID, unix.SIGKILL); err != nil {
-				t.Fatalf("kill %s: %v", m.ID, err)
-			}
+			backendtest.Kill(t, m.ID, m.PID)
 		},
 		Outside: b.whereIs,
 	}

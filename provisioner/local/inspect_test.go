@@ -5,10 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
+	"github.com/remuda/remuda/provisioner/backendtest"
 )
 
 // What a tenant uses is seen, and seen of its own member.
@@ -55,9 +54,7 @@ func TestInspectSeesUsage(t *testing.T) {
 	if after.CPU.Used < after.CPU.Limit/4 || after.CPU.Used > 2*after.CPU.Limit {
 		t.Errorf("a busy loop uses %d of %d", after.CPU.Used, after.CPU.Limit)
 	}
-	if err := unix.Kill(before.PID, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	backendtest.Kill(t, before.ID, before.PID)
 	time.Sleep(100 * time.Millisecond)
 	if dead := look(); dead.Healthy || dead.Reason == "" || dead.Memory.Used != -1 || dead.Disk.Used != -1 || dead.CPU.Used != -1 {
 		t.Errorf("of a dead member: %+v", dead)

@@ -34,7 +34,7 @@ func newBackend(t testing.TB) *Backend {
 	t.Helper()
 	backendtest.NeedRoot(t)
 	b, err := New(Options{
-		StateDir: t.TempDir(), ImageDir: backendtest.ImageDir(), Agent: backendtest.Binary(t),
+		StateDir: t.TempDir(), ImageDir: backendtest.ImageDir(), Agent: backendtest.Agent(t),
 		Publish: Publish{Host: "127.0.0.1", FirstPort: 20000, LastPort: 20999},
 		Logger:  slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
