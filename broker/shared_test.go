@@ -26,22 +26,12 @@ type two struct {
 func twoBrokers(t *testing.T) *two {
 	t.Helper()
 	t.Parallel()
-	server, err := postgrestest.New("")
-	if errors.Is(err, postgrestest.ErrMissing) {
-		t.Skip(err)
-	}
+	server, name := postgrestest.ForTest(t)
+	proxy, err := postgrestest.NewProxy(server.Port)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(server.Close)
-	name, err := server.NewDatabase(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &two{server: server}
-	if s.proxy, err = postgrestest.NewProxy(server.Port); err != nil {
-		t.Fatal(err)
-	}
+	s := &two{server: server, proxy: proxy}
 	t.Cleanup(s.proxy.Close)
 	open := func(url string) *postgres.Store {
 		st, err := postgres.Open(t.Context(), postgres.Options{URL: url})

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,18 +18,7 @@ import (
 // the only one there.
 func TestStoreInPostgreSQL(t *testing.T) {
 	backendtest.NeedRoot(t)
-	server, err := postgrestest.New("")
-	if errors.Is(err, postgrestest.ErrMissing) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Close)
-	name, err := server.NewDatabase(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	server, name := postgrestest.ForTest(t)
 	url := filepath.Join(t.TempDir(), "url")
 	if err := os.WriteFile(url, []byte(server.URL(name)+"\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package osbapi_test
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -100,27 +99,18 @@ type farm struct {
 
 func newFarm(t *testing.T) *farm {
 	t.Helper()
-	server, err := postgrestest.New("")
-	if errors.Is(err, postgrestest.ErrMissing) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Close)
-	name, err := server.NewDatabase(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	server, name := postgrestest.ForTest(t)
 	f := &farm{t: t, server: server, memory: backendtest.NewMemory(), clients: http.Client{Transport: &http.Transport{}, Timeout: time.Minute}}
 	backend := httptest.NewServer(serveBackend(f.memory))
 	t.Cleanup(backend.Close)
 	t.Cleanup(f.clients.CloseIdleConnections)
 	f.env = append(os.Environ(), processDatabase+"="+server.URL(name), processBackend+"="+backend.URL)
-	if f.store, err = postgres.Open(t.Context(), postgres.Options{URL: server.URL(name)}); err != nil {
+	s, err := postgres.Open(t.Context(), postgres.Options{URL: server.URL(name)})
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.store.Close() })
+	f.store = s
+	t.Cleanup(func() { s.Close() })
 	return f
 }
 

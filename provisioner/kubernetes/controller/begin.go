@@ -280,9 +280,6 @@ func setHosts(ctx context.Context, m *member, h agent.HostsRequest) error {
 	return m.client.SetHosts(ctx, h)
 }
 
-// identityPending says whether agents may not have been told of the newest certificate.
-func (w *work) identityPending() bool { return w.memory.untold }
-
 // tellIdentity gives the agents the certificate that is in the group's secret.
 func (w *work) tellIdentity(ctx context.Context) {
 	w.memory.untold = false

@@ -131,7 +131,7 @@ func (w *work) converge(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	w.askAgents(ctx)
-	if renewed || w.identityPending() {
+	if renewed || w.memory.untold {
 		w.tellIdentity(ctx)
 	}
 	if f := w.memory.failed; f != nil && f.number == w.cg.Generation && !w.lent() {
