@@ -131,7 +131,7 @@ func (i *installation) awaitWarm(recipe string, n int) {
 	time.Sleep(100 * time.Millisecond) // the store learns of it just after
 }
 
-// parallelProvisions: 100 warm provisions at 8 at a time.
+// parallelProvisions: 8 clients at a time, until 100 provisions have met a warm group.
 func (i *installation) parallelProvisions(b *testing.B) {
 	i.t = b
 	p := i.plan("redis", "small")
@@ -153,38 +153,45 @@ func (i *installation) parallelProvisions(b *testing.B) {
 	var mu sync.Mutex
 	var took, reached []time.Duration
 	cold := 0
-	jobs := make(chan int)
+	began := time.Now()
 	var wg sync.WaitGroup
-	for range 8 {
+	for worker := range 8 {
 		wg.Go(func() {
-			for n := range jobs {
-				id := fmt.Sprintf("bench-%d", n)
+			for n := 0; ; n++ {
+				id := fmt.Sprintf("bench-%d-%d", worker, n)
 				began := time.Now()
 				a := i.provision(id, p)
 				answered := time.Since(began)
-				if a.status == 201 {
-					c, _ := i.bind(id, id+"-b", p)
-					err := use("redis", c, "x")
-					mu.Lock()
-					if err != nil {
-						b.Error(err)
-					}
-					took, reached = append(took, answered), append(reached, time.Since(began))
-					mu.Unlock()
-				} else {
-					mu.Lock()
-					cold++
-					mu.Unlock()
+				if a.status != 201 {
+					i.awaitProvisioned(id, p)
 				}
+				c, res := i.bind(id, id+"-b", p)
+				i.want("bind", res, 201)
+				err := use("redis", c, "x")
+				mu.Lock()
+				if err != nil {
+					b.Error(err)
+				}
+				if a.status == 201 {
+					took, reached = append(took, answered), append(reached, time.Since(began))
+				} else {
+					cold++
+				}
+				enough := len(took) >= 100 || cold >= 400
+				mu.Unlock()
 				i.awaitGone(id, p)
+				if enough {
+					return
+				}
 			}
 		})
 	}
-	for n := range 100 {
-		jobs <- n
-	}
-	close(jobs)
 	wg.Wait()
+	b.Log(began.UTC().Format("15:04:05.000"), time.Since(began))
+	for _, l := range strings.Fields(i.kubectl("-n", "remuda", "get", "pods", "-o", "name")) {
+		i.write("/tmp/plog-"+strings.ReplaceAll(l, "/", "-"), i.kubectl("-n", "remuda", "logs", l))
+	}
+	b.ReportMetric(float64(cold+len(took))/time.Since(began).Seconds(), "lives/s")
 	b.ReportMetric(ms(percentile(took, 50)), "ms/PUT-p50")
 	b.ReportMetric(ms(percentile(took, 99)), "ms/PUT-p99(aim≤300)")
 	b.ReportMetric(ms(percentile(reached, 50)), "ms/first-command-p50")

@@ -195,7 +195,8 @@ func (i *installation) empty() {
 		if err != nil {
 			return err
 		}
-		if len(pods.Items) != len(groups) || len(services.Items) != len(groups) { // all recipes here have one member
+		// All recipes here have one member; of Services each has this generation's and the next one's.
+		if len(pods.Items) != len(groups) || len(services.Items) != 2*len(groups) {
 			return fmt.Errorf("%d groups have %d pods and %d Services", len(groups), len(pods.Items), len(services.Items))
 		}
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/store"
 )
 
 // RunCanaries leaves everything in a group that a tenant could, resets it and
@@ -94,8 +96,9 @@ func (c canaries) look(t *testing.T, mark string) (found, missing []string) {
 	return found, missing
 }
 
-// clean fails when anything of the mark is left; the group is unpublished.
-func (c canaries) clean(t *testing.T, mark string, old map[string]any) {
+// clean fails when anything of the mark is left, or the former addresses lead to the next tenant; the
+// group is unpublished.
+func (c canaries) clean(t *testing.T, mark string, old map[string]any, former []store.Endpoint) {
 	t.Helper()
 	refused(t, c.group.Endpoints)
 	if c.target.Outside != nil {
@@ -104,6 +107,7 @@ func (c canaries) clean(t *testing.T, mark string, old map[string]any) {
 		}
 	}
 	c.publish(t)
+	refused(t, c.unused(t, former))
 	if found, _ := c.look(t, mark); len(found) > 0 {
 		t.Errorf("after the reset these are left: %q", found)
 	}
@@ -118,6 +122,22 @@ func (c canaries) clean(t *testing.T, mark string, old map[string]any) {
 			t.Error("after the reset the old credentials work")
 		}
 	}
+}
+
+// unused are those of the endpoints that no other group has got by now.
+func (c canaries) unused(t *testing.T, list []store.Endpoint) []store.Endpoint {
+	t.Helper()
+	all, err := c.target.Backend.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(old store.Endpoint) bool {
+		return slices.ContainsFunc(all, func(o provisioner.Observation) bool {
+			return slices.ContainsFunc(o.Endpoints, func(e store.Endpoint) bool {
+				return e.Host == old.Host && e.Port < old.Port+max(old.Count, 1) && old.Port < e.Port+max(e.Count, 1)
+			})
+		})
+	})
 }
 
 // fresh are the credentials of a new binding, to learn the new ports from.
@@ -150,7 +170,7 @@ func (c canaries) reset(t *testing.T) {
 	refused(t, before)
 	c.tenant.reset(t)
 	refused(t, before)
-	c.clean(t, mark, old)
+	c.clean(t, mark, old, before)
 	if c.kind.use != nil {
 		c.kind.use(t, c.tenant.bind(t))
 	}
@@ -163,7 +183,7 @@ func (c canaries) interrupted(t *testing.T) {
 	c.cutoff(t)
 	c.group.Generation++
 	c.group.Endpoints = nil
-	before := c.seen
+	before, former := c.seen, c.seen.Endpoints
 	for round, limit := 0, 400*time.Millisecond; round < 5; round++ {
 		after := time.Duration(mathrand.Int64N(int64(limit)))
 		ctx, cancel := context.WithTimeout(t.Context(), after)
@@ -181,6 +201,6 @@ func (c canaries) interrupted(t *testing.T) {
 	}
 	c.note(t, o)
 	sameContainers(t, before, o)
-	c.clean(t, mark, old)
+	c.clean(t, mark, old, former)
 	c.cutoff(t)
 }

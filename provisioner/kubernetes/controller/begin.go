@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/kubernetes"
@@ -39,8 +37,6 @@ func isUnclean(err error) bool { return errors.Is(err, provisioner.ErrUnclean) }
 // begin wipes all members and starts the generation of the spec in them. After the first time
 // they must come to look as they did then.
 func (w *work) begin(ctx context.Context) error {
-	var service errgroup.Group
-	service.Go(func() error { return ofServer(w.ensureService(ctx)) })
 	err := w.each(func(m *member) error {
 		if m.state == nil {
 			state, err := w.awaitAgent(ctx, m)
@@ -54,9 +50,6 @@ func (w *work) begin(ctx context.Context) error {
 		}
 		return w.makeEmpty(ctx, m)
 	})
-	if serr := service.Wait(); serr != nil {
-		return serr
-	}
 	if err != nil {
 		return err
 	}
@@ -230,7 +223,11 @@ func (w *work) bindDoors(ctx context.Context, m *member) error {
 	var doors []agent.Door
 	published := portsOf(w.def.Recipe.Endpoints)
 	for i, e := range w.def.Recipe.Endpoints {
-		doors = append(doors, orders.Doors(e, int(doorPort(i, published[i])))...)
+		first := int(doorPort(i, published[i], w.cg.Spec.Generation))
+		for n, d := range orders.Doors(e, int(published[i].Port)) {
+			d.Port = first + n
+			doors = append(doors, d)
+		}
 	}
 	state, err := m.client.State(ctx) // anew: another container has none
 	if err != nil {

@@ -82,6 +82,7 @@ type memory struct {
 	secret    *corev1.Secret
 	record    record
 	proven    int64 // generation that was compared with the baseline
+	ahead     int64 // generation whose service was made before its time
 	failed    *trouble
 	misses    map[string]int // by pod: how often its agent did not answer
 	hosts     string         // what names the agents were told last
@@ -199,8 +200,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if serr := w.writeStatus(ctx); serr != nil && err == nil {
 		err = serr
 	}
-	if err == nil && w.drop {
-		err = w.dropOldServices(ctx)
+	if err == nil && w.tend {
+		err = w.tendServices(ctx)
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) { // the cache is behind
 		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil

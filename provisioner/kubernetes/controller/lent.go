@@ -25,6 +25,7 @@ func (w *work) keepLent(ctx context.Context) (time.Duration, error) {
 	if err := w.ensureService(ctx); err != nil {
 		return 0, err
 	}
+	w.tend = true
 	if !w.cg.Spec.Published {
 		w.closeDoors(ctx)
 		return again, nil

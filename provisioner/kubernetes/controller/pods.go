@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
 	"github.com/remuda/remuda/catalog"
@@ -31,22 +30,6 @@ const nobody = 65534
 
 // unreachable is how long a pod stays on a node that nothing is heard of.
 const unreachable = 30
-
-// Where the doors of a leader are: rows of ports have the same numbers inside and outside, and the
-// others are out of the way of servers, which may be at the published number. Every group has
-// addresses of its own.
-const (
-	firstRowPort  = 30000
-	firstDoorPort = 20000
-)
-
-// doorPort is where the pod's door of an endpoint is whose first published port is known.
-func doorPort(i int, e v1alpha1.Endpoint) int32 {
-	if e.Count > 0 {
-		return e.Port
-	}
-	return firstDoorPort + int32(i)
-}
 
 // places are the writable paths of a role: the recipe's, and those that every member has.
 func places(role catalog.Role) ([]agent.Place, error) {
@@ -260,20 +243,4 @@ func portsOf(list []catalog.Endpoint) []v1alpha1.Endpoint {
 		out = append(out, p)
 	}
 	return out
-}
-
-// newService is the group's address in the generation of its spec. It is there before the group is
-// lent, so that no tenant waits for the nodes to learn of it; until then nothing listens.
-func (w *work) newService() *corev1.Service {
-	s := &corev1.Service{ObjectMeta: w.meta(kubernetes.ServiceName(w.cg.Name, w.cg.Spec.Generation), "")}
-	s.Labels[kubernetes.LabelGeneration] = strconv.FormatInt(w.cg.Spec.Generation, 10)
-	s.Spec.Selector = map[string]string{kubernetes.LabelGroup: w.cg.Name, kubernetes.LabelMember: w.list[0].Name}
-	s.Spec.PublishNotReadyAddresses = true
-	for i, e := range portsOf(w.def.Recipe.Endpoints) {
-		for n := range max(e.Count, 1) {
-			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprintf("p%d", e.Port+n), Port: e.Port + n,
-				TargetPort: intstr.FromInt32(doorPort(i, e) + n), Protocol: corev1.ProtocolTCP})
-		}
-	}
-	return s
 }

@@ -38,13 +38,14 @@ func (w *work) ensurePolicies(ctx context.Context) error {
 		leader.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
 		var ports []networkingv1.NetworkPolicyPort
 		for i, e := range portsOf(w.def.Recipe.Endpoints) {
-			first := intstr.FromInt32(doorPort(i, e))
-			p := networkingv1.NetworkPolicyPort{Port: &first}
-			if e.Count > 1 {
-				last := e.Port + e.Count - 1
-				p.EndPort = &last
+			for generation := range int64(2) {
+				first := intstr.FromInt32(doorPort(i, e, generation))
+				p := networkingv1.NetworkPolicyPort{Port: &first}
+				if e.Count > 1 {
+					p.EndPort = ptr.To(first.IntVal + e.Count - 1)
+				}
+				ports = append(ports, p)
 			}
-			ports = append(ports, p)
 		}
 		leader.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{Ports: ports}}
 		wanted = append(wanted, leader)

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -47,7 +46,7 @@ type work struct {
 	trouble *trouble // why it is not Ready, for the status
 	phase   v1alpha1.Phase
 	open    bool
-	drop    bool              // the services of former generations, once the status is written
+	tend    bool              // to the services of other generations, once the status is written
 	again   time.Duration     // when to look again at pods that are not there yet
 	fits    *metav1.Condition // whether it has the sizes of the spec, when that was looked at
 }
@@ -126,6 +125,11 @@ func (w *work) converge(ctx context.Context) (time.Duration, error) {
 	if err := w.findService(ctx); err != nil {
 		return 0, err
 	}
+	if !w.lent() { // a tenant's pods come first
+		if err := w.ensureService(ctx); err != nil {
+			return 0, err
+		}
+	}
 	ready, err := w.ensurePods(ctx)
 	if err != nil {
 		return 0, err
@@ -170,7 +174,7 @@ func (w *work) keepWarm(ctx context.Context) (time.Duration, error) {
 				return soon, err
 			}
 		}
-		w.drop = true
+		w.tend = true
 		return lookAgain, nil
 	}
 	if err := w.begin(ctx); err != nil {
@@ -189,7 +193,7 @@ func (w *work) keepWarm(ctx context.Context) (time.Duration, error) {
 	w.memory.proven, w.memory.failed = number, nil
 	w.phase = v1alpha1.PhaseWarm
 	w.askAgents(ctx)
-	w.drop = true
+	w.tend = true
 	return lookAgain, nil
 }
 
@@ -286,58 +290,6 @@ func (w *work) endpoints() []v1alpha1.Endpoint {
 		list[i].Host = w.hostname()
 	}
 	return list
-}
-
-// findService finds the service of this generation.
-func (w *work) findService(ctx context.Context) error {
-	if len(w.def.Recipe.Endpoints) == 0 {
-		return nil
-	}
-	var s corev1.Service
-	err := w.r.client.Get(ctx, client.ObjectKey{Namespace: w.cg.Namespace, Name: kubernetes.ServiceName(w.cg.Name, w.cg.Spec.Generation)}, &s)
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err == nil && s.DeletionTimestamp.IsZero() {
-		w.service = &s
-	}
-	return err
-}
-
-// ensureService makes it when it is not there. A lent group's keeps its address also when
-// somebody has deleted it.
-func (w *work) ensureService(ctx context.Context) error {
-	if w.service != nil || len(w.def.Recipe.Endpoints) == 0 {
-		return nil
-	}
-	s := w.newService()
-	if w.lent() {
-		s.Spec.ClusterIP = w.cg.Status.Address
-	}
-	if err := w.r.client.Create(ctx, s); err != nil {
-		return err
-	}
-	w.service = s
-	return nil
-}
-
-// dropOldServices removes the addresses of former generations.
-func (w *work) dropOldServices(ctx context.Context) error {
-	var list corev1.ServiceList
-	err := w.r.client.List(ctx, &list, client.InNamespace(w.cg.Namespace), client.MatchingLabels{kubernetes.LabelGroup: w.cg.Name})
-	if err != nil {
-		return err
-	}
-	for i := range list.Items {
-		s := &list.Items[i]
-		if s.Name == kubernetes.ServiceName(w.cg.Name, w.cg.Spec.Generation) || !isOwner(w.cg, s) || !s.DeletionTimestamp.IsZero() {
-			continue
-		}
-		if err := client.IgnoreNotFound(w.r.client.Delete(ctx, s)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // hosts are the addresses of the members.
