@@ -131,72 +131,66 @@ func (i *installation) awaitWarm(recipe string, n int) {
 	time.Sleep(100 * time.Millisecond) // the store learns of it just after
 }
 
-// parallelProvisions: 8 clients at a time, until 100 provisions have met a warm group.
+// parallelProvisions: 8 at a time, each on a warm group, and then 8 clients that go on without a pause,
+// where resets cannot keep up.
 func (i *installation) parallelProvisions(b *testing.B) {
 	i.t = b
 	p := i.plan("redis", "small")
-	grow := func(n int) { // by demand, which the pool follows
-		var wg sync.WaitGroup
-		for k := range n {
-			wg.Go(func() {
-				id := fmt.Sprintf("grow-%d", k)
-				i.awaitProvisioned(id, p)
-			})
-		}
-		wg.Wait()
-		for k := range n {
-			i.awaitGone(fmt.Sprintf("grow-%d", k), p)
-		}
+	const clients, rounds = 8, 13
+	for k := range clients + 4 { // the pool follows demand
+		i.awaitProvisioned(fmt.Sprintf("grow-%d", k), p)
 	}
-	grow(12)
-	i.awaitWarm("redis", 12)
+	for k := range clients + 4 {
+		i.awaitGone(fmt.Sprintf("grow-%d", k), p)
+	}
 	var mu sync.Mutex
 	var took, reached []time.Duration
 	cold := 0
-	began := time.Now()
+	life := func(id string) {
+		began := time.Now()
+		a := i.provision(id, p)
+		answered := time.Since(began)
+		if a.status != 201 {
+			i.awaitProvisioned(id, p)
+		}
+		c, res := i.bind(id, id+"-b", p)
+		i.want("bind", res, 201)
+		err := use("redis", c, "x")
+		mu.Lock()
+		if err != nil {
+			b.Error(err)
+		}
+		if a.status == 201 {
+			took, reached = append(took, answered), append(reached, time.Since(began))
+		} else {
+			cold++
+		}
+		mu.Unlock()
+		i.awaitGone(id, p)
+	}
 	var wg sync.WaitGroup
-	for worker := range 8 {
-		wg.Go(func() {
-			for n := 0; ; n++ {
-				id := fmt.Sprintf("bench-%d-%d", worker, n)
-				began := time.Now()
-				a := i.provision(id, p)
-				answered := time.Since(began)
-				if a.status != 201 {
-					i.awaitProvisioned(id, p)
-				}
-				c, res := i.bind(id, id+"-b", p)
-				i.want("bind", res, 201)
-				err := use("redis", c, "x")
-				mu.Lock()
-				if err != nil {
-					b.Error(err)
-				}
-				if a.status == 201 {
-					took, reached = append(took, answered), append(reached, time.Since(began))
-				} else {
-					cold++
-				}
-				enough := len(took) >= 100 || cold >= 400
-				mu.Unlock()
-				i.awaitGone(id, p)
-				if enough {
-					return
-				}
-			}
-		})
+	for round := range rounds {
+		i.awaitWarm("redis", clients)
+		for k := range clients {
+			wg.Go(func() { life(fmt.Sprintf("round-%d-%d", round, k)) })
+		}
+		wg.Wait()
 	}
-	wg.Wait()
-	b.Log(began.UTC().Format("15:04:05.000"), time.Since(began))
-	for _, l := range strings.Fields(i.kubectl("-n", "remuda", "get", "pods", "-o", "name")) {
-		i.write("/tmp/plog-"+strings.ReplaceAll(l, "/", "-"), i.kubectl("-n", "remuda", "logs", l))
-	}
-	b.ReportMetric(float64(cold+len(took))/time.Since(began).Seconds(), "lives/s")
 	b.ReportMetric(ms(percentile(took, 50)), "ms/PUT-p50")
 	b.ReportMetric(ms(percentile(took, 99)), "ms/PUT-p99(aim≤300)")
 	b.ReportMetric(ms(percentile(reached, 50)), "ms/first-command-p50")
 	b.ReportMetric(ms(percentile(reached, 99)), "ms/first-command-p99")
-	b.ReportMetric(float64(cold), "cold")
+	b.ReportMetric(float64(cold), "cold-of-104")
+	began, before := time.Now(), len(took)+cold
+	for k := range clients {
+		wg.Go(func() {
+			for n := 0; time.Since(began) < 20*time.Second; n++ {
+				life(fmt.Sprintf("on-%d-%d", k, n))
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(len(took)+cold-before)/time.Since(began).Seconds(), "lives/s")
 	b.ReportMetric(0, "ns/op")
 }
 

@@ -54,7 +54,7 @@ func TestClusterRandomKills(t *testing.T) {
 		case 3, 4, 5:
 			i.killOne(random, kubetest.Namespace, "remuda.dev/group")
 		case 6:
-			i.way.cut()
+			i.way.CutAll()
 		case 7:
 			if err := i.cluster.Restart(t.Context(), "kube-apiserver"); err != nil {
 				t.Fatal(err)

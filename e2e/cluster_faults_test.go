@@ -160,7 +160,7 @@ func TestClusterDatabaseRestarts(t *testing.T) {
 		}
 	}
 	time.Sleep(2 * time.Second)
-	i.way.cut()
+	i.way.CutAll()
 	time.Sleep(3 * time.Second)
 	close(stop)
 	wg.Wait()

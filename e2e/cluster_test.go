@@ -6,14 +6,11 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,7 +32,7 @@ type installation struct {
 	*host    // speaks to the brokers' Service
 	cluster  *cluster.Cluster
 	postgres *postgrestest.Server
-	way      *relay // from the brokers to PostgreSQL
+	way      *postgrestest.Proxy // from the brokers to PostgreSQL
 	client   client.Client
 }
 
@@ -62,7 +59,12 @@ func install(t testing.TB) *installation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	way := newRelay(t, net.JoinHostPort(cluster.NodeAddress, "5432"), fmt.Sprintf("127.0.0.1:%d", pg.Port))
+	at := net.JoinHostPort(cluster.NodeAddress, "5432")
+	way, err := postgrestest.NewProxyAt(at, pg.Port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubetest.AtEnd(way.Close)
 	i := &installation{cluster: c, postgres: pg, way: way, host: &host{t: t, password: "test-password"}}
 	scheme, err := kubernetes.NewScheme()
 	if err != nil {
@@ -71,7 +73,7 @@ func install(t testing.TB) *installation {
 	if i.client, err = client.New(c.RESTConfig(), client.Options{Scheme: scheme}); err != nil {
 		t.Fatal(err)
 	}
-	i.apply(strings.Replace(pg.URL(database), fmt.Sprintf("127.0.0.1:%d", pg.Port), way.address(), 1))
+	i.apply(strings.Replace(pg.URL(database), fmt.Sprintf("127.0.0.1:%d", pg.Port), at, 1))
 	installed = i
 	return i
 }
@@ -212,64 +214,4 @@ func (i *installation) containers(id string) string {
 	i.t.Helper()
 	return i.kubectl("-n", kubetest.Namespace, "get", "pods", "-l", kubernetes.LabelGroup+"="+id, "--sort-by=.metadata.name", "-o",
 		`jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].state.running.startedAt}{"\n"}{end}`)
-}
-
-// relay passes TCP connections on, and can be cut.
-type relay struct {
-	listener net.Listener
-	to       string
-	mu       sync.Mutex
-	conns    map[net.Conn]bool
-}
-
-func newRelay(t testing.TB, listen, to string) *relay {
-	t.Helper()
-	l, err := net.Listen("tcp", listen)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &relay{listener: l, to: to, conns: map[net.Conn]bool{}}
-	kubetest.AtEnd(func() { l.Close(); r.cut() })
-	go func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go r.pass(in)
-		}
-	}()
-	return r
-}
-
-func (r *relay) address() string { return r.listener.Addr().String() }
-
-func (r *relay) pass(in net.Conn) {
-	defer in.Close()
-	out, err := net.DialTimeout("tcp", r.to, 2*time.Second)
-	if err != nil {
-		return
-	}
-	defer out.Close()
-	r.mu.Lock()
-	r.conns[in], r.conns[out] = true, true
-	r.mu.Unlock()
-	ended := make(chan struct{}, 2)
-	for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
-		go func() { _, _ = io.Copy(way[0], way[1]); ended <- struct{}{} }()
-	}
-	<-ended
-	r.mu.Lock()
-	delete(r.conns, in)
-	delete(r.conns, out)
-	r.mu.Unlock()
-}
-
-// cut ends all connections.
-func (r *relay) cut() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for c := range r.conns {
-		c.Close()
-	}
 }

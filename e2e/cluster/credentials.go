@@ -30,6 +30,7 @@ var users = []struct{ file, name, group string }{
 	{"scheduler", "system:kube-scheduler", ""},
 	{"kubelet", "system:node:" + NodeName, "system:nodes"},
 	{"proxy", "system:kube-proxy", ""},
+	{"policies", "policies", "system:masters"},
 }
 
 func (c *Cluster) writeCredentials() error {

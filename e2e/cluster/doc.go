@@ -9,11 +9,10 @@
 // process cannot take along, its folder and its cgroups, the next Start removes.
 //
 // What is there: ServiceAccounts, RBAC, pod security admission, an audit log,
-// Services (nftables), resizing of pods, and two StorageClasses (see disk.go)
-// whose volumes are file systems of the size of their claim. What is not there:
+// Services (nftables), NetworkPolicies that are enforced (kube/policies), resizing of pods, and two StorageClasses
+// (see disk.go) whose volumes are file systems of the size of their claim. What is not there:
 // cluster DNS (pods want dnsPolicy Default, and no name but those in their
-// /etc/hosts resolves), a registry (see ImportImage), and a network plugin that
-// enforces NetworkPolicies: the API server takes them and nothing happens.
+// /etc/hosts resolves), and a registry (see ImportImage).
 //
 // Pods' hostPath volumes see this machine's files, but /run, /var/lib and /var/log
 // are empty there. A cluster's folder should have a short path: below it are

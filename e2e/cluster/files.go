@@ -58,6 +58,7 @@ func (c *Cluster) arguments() map[string][]string {
 			"--conntrack-tcp-timeout-close-wait=0", "--healthz-bind-address=127.0.0.1:10256",
 			"--metrics-bind-address=127.0.0.1:10249", "--oom-score-adj=0",
 		},
+		"policies": {"--kubeconfig=" + c.path("policies.kubeconfig"), "--healthz=127.0.0.1:9080", "--node=" + NodeName},
 	}
 }
 

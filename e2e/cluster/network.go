@@ -60,6 +60,9 @@ func (c *Cluster) setUpNetwork() (func() error, error) {
 		if tables, err = nftTables(); err != nil {
 			return err
 		}
+		if err := askAboutConnections("--append"); err != nil {
+			return err
+		}
 		return os.WriteFile(forwarding, []byte("1"), 0)
 	})
 	if err != nil || !c.opts.InPlace {
@@ -91,9 +94,20 @@ func (c *Cluster) setUpNetwork() (func() error, error) {
 				}
 			}
 		}
-		errs = append(errs, deleteTables(old), os.WriteFile(forwarding, before, 0))
+		errs = append(errs, askAboutConnections("--delete"), deleteTables(old), os.WriteFile(forwarding, before, 0))
 		return errors.Join(append(errs, release())...)
 	}, nil
+}
+
+// askAboutConnections has the first packet of every connection between pods wait for what the program
+// policies says about it. That would do so itself with nftables, whose "queue" some kernels lack.
+func askAboutConnections(command string) error {
+	out, err := exec.Command("/usr/sbin/iptables-legacy", command, "FORWARD", "--match", "conntrack", "--ctstate", "NEW",
+		"--jump", "NFQUEUE", "--queue-num", "100").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("have connections looked at: %w\n%s", err, out)
+	}
+	return nil
 }
 
 func nftTables() ([]string, error) {

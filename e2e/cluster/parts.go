@@ -54,7 +54,7 @@ func (c *Cluster) startParts(ctx context.Context) error {
 	if err := errors.Join(err, <-imported); err != nil {
 		return err
 	}
-	others := []string{"kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"}
+	others := []string{"kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "policies"}
 	for _, name := range others {
 		if err := c.launch(name); err != nil {
 			return err
@@ -154,6 +154,7 @@ var health = map[string]string{
 	"kube-scheduler":          "https://127.0.0.1:10259/healthz",
 	"kubelet":                 "http://127.0.0.1:10248/healthz",
 	"kube-proxy":              "http://127.0.0.1:10256/healthz",
+	"policies":                "http://127.0.0.1:9080/healthz",
 }
 
 // await waits until a component is well, or has ended.

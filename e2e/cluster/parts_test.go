@@ -38,7 +38,11 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: web}
-spec: {podSelector: {}, policyTypes: [Ingress]}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {run: other}}}, {podSelector: {matchLabels: {app: web}}}]
+    ports: [{port: 8080}]
 `
 
 func testPod(t *testing.T, c *Cluster) {
@@ -68,14 +72,29 @@ func testService(t *testing.T, c *Cluster) {
 		return err
 	})
 	// Another pod, and the pod itself, reach it too.
-	kubectl(t, c, "run", "other", "--image="+BusyboxImage, "--restart=Never", "--overrides="+defaultDNS, "--", "sleep", "1000")
-	await(t, c, "pod/other", "condition=Ready")
-	for _, pod := range []string{"other", "web"} {
+	for _, name := range []string{"other", "stranger"} {
+		kubectl(t, c, "run", name, "--image="+BusyboxImage, "--restart=Never", "--overrides="+defaultDNS, "--", "sleep", "1000")
+	}
+	for _, name := range []string{"other", "stranger"} {
+		await(t, c, "pod/"+name, "condition=Ready")
+	}
+	ask := func(pod string) error {
 		said, err := c.Kubectl("exec", pod, "--", "sh", "-c", "printf 'GET /hostname HTTP/1.0\\r\\n\\r\\n' | nc -w 3 "+address+" 80")
-		if err != nil || !strings.HasSuffix(strings.TrimSpace(said), "web") {
-			t.Errorf("the Service says to %s %q, %v", pod, said, err)
+		if err == nil && !strings.HasSuffix(strings.TrimSpace(said), "web") {
+			err = fmt.Errorf("it says %q", said)
+		}
+		return err
+	}
+	for _, pod := range []string{"other", "web"} {
+		if err := ask(pod); err != nil {
+			t.Errorf("the Service from %s: %v", pod, err)
 		}
 	}
+	if ask("stranger") == nil {
+		t.Error("the policy lets a stranger in")
+	}
+	kubectl(t, c, "label", "pod", "stranger", "run=other", "--overwrite")
+	eventually(t, func() error { return ask("stranger") })
 }
 
 const defaultDNS = `{"spec": {"dnsPolicy": "Default", "terminationGracePeriodSeconds": 0}}`
@@ -188,7 +207,7 @@ spec:
 
 func testFaults(t *testing.T, c *Cluster) {
 	pod := kubectl(t, c, "get", "pods", "-l", "app=d", "-o", "jsonpath={.items[0].metadata.name}")
-	for _, name := range []string{"kube-apiserver", "etcd", "kubelet", "containerd", "kube-controller-manager", "kube-scheduler", "kube-proxy"} {
+	for _, name := range []string{"kube-apiserver", "etcd", "kubelet", "containerd", "kube-controller-manager", "kube-scheduler", "kube-proxy", "policies"} {
 		if err := c.Restart(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}

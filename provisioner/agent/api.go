@@ -235,7 +235,8 @@ type OwnPorts struct {
 
 // CloseResult is the answer to POST /v1/doors/close.
 type CloseResult struct {
-	Connections int `json:"connections"` // that were ended
+	Connections int  `json:"connections"` // that were ended
+	WasOpen     bool `json:"was_open"`    // any of the doors, until now
 }
 
 // Door is sent beside each file descriptor: a TCP socket that is bound to an

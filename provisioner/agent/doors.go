@@ -195,13 +195,15 @@ func (d *doors) close() (int, error) {
 }
 
 // closeInOrder closes unless a newer order was to open.
-func (d *doors) closeInOrder(order int64) (int, error) {
+func (d *doors) closeInOrder(order int64) (r CloseResult, err error) {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	if err := d.orders.toClose(order); err != nil {
-		return 0, err
+		return r, err
 	}
-	return d.closeAll()
+	r.WasOpen = slices.ContainsFunc(d.state(), func(s DoorState) bool { return s.Open })
+	r.Connections, err = d.closeAll()
+	return r, err
 }
 
 func (d *doors) closeAll() (int, error) {

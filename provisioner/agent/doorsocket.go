@@ -37,8 +37,7 @@ func (a *Agent) SetEgress(e Egress) error {
 
 // CloseDoors ends every connection and refuses new ones.
 func (a *Agent) CloseDoors(r CloseRequest) (CloseResult, error) {
-	n, err := a.doors.closeInOrder(r.Order)
-	return CloseResult{Connections: n}, err
+	return a.doors.closeInOrder(r.Order)
 }
 
 // serveDoorSocket takes doors until the listener is closed.

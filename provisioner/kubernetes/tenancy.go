@@ -76,17 +76,21 @@ func (b *Backend) openDoors(ctx context.Context, cg *v1alpha1.ContainerGroup, nu
 	return err
 }
 
-// closeDoors cuts off at once, the leader first.
-func (b *Backend) closeDoors(ctx context.Context, cg *v1alpha1.ContainerGroup, number int64) error {
+// closeDoors cuts off at once, the leader first, and says whether it was the tenant's doors that
+// were closed, and not those of a pod that was just made anew.
+func (b *Backend) closeDoors(ctx context.Context, cg *v1alpha1.ContainerGroup, number int64) (certain bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, agentBound)
 	defer cancel()
 	list, err := b.doors(cg)
+	certain = true
 	for _, c := range slices.Backward(list) {
 		if err == nil {
-			_, err = c.CloseDoors(ctx, agent.CloseRequest{Order: number})
+			var r agent.CloseResult
+			r, err = c.CloseDoors(ctx, agent.CloseRequest{Order: number})
+			certain = certain && r.WasOpen
 		}
 	}
-	return err
+	return certain && err == nil, err
 }
 
 // Publish implements provisioner.Tenancy. What is wanted is written down first; then the
@@ -135,10 +139,14 @@ func (b *Backend) Cutoff(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := b.closeDoors(ctx, cg, number); err != nil {
+	certain, err := b.closeDoors(ctx, cg, number)
+	if certain {
+		return nil // these agents refuse the orders of former specs, whoever gives them
+	}
+	if err != nil {
 		b.o.Logger.Warn("cannot close the doors, leaving it to the controller", "group", id, "error", err)
 	}
-	// Only the controller knows for certain that it opens no others, of a pod that was just made anew.
+	// Only the controller knows that it opens no others, of a pod that was just made anew.
 	_, err = b.await(ctx, id, func(cg *v1alpha1.ContainerGroup) (bool, error) {
 		return cg == nil || cg.Status.ObservedGeneration >= number && !cg.Status.Published, nil
 	})

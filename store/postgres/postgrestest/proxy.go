@@ -23,8 +23,11 @@ type Proxy struct {
 }
 
 // NewProxy listens on loopback for the server at a port.
-func NewProxy(port int) (*Proxy, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func NewProxy(port int) (*Proxy, error) { return NewProxyAt("127.0.0.1:0", port) }
+
+// NewProxyAt listens at an address for the server at a port of loopback.
+func NewProxyAt(listen string, port int) (*Proxy, error) {
+	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +47,7 @@ func NewProxy(port int) (*Proxy, error) {
 // Close ends the proxy with its connections.
 func (p *Proxy) Close() {
 	p.l.Close()
-	p.cutAll()
+	p.RefuseAll(true)
 	p.all.Wait()
 }
 
@@ -71,11 +74,12 @@ func (p *Proxy) RefuseAll(yes bool) {
 	p.refuse = yes
 	p.mu.Unlock()
 	if yes {
-		p.cutAll()
+		p.CutAll()
 	}
 }
 
-func (p *Proxy) cutAll() {
+// CutAll ends all connections of now.
+func (p *Proxy) CutAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
