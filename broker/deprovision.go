@@ -28,7 +28,9 @@ func (b *Broker) Deprovision(ctx context.Context, r DeprovisionRequest) error {
 	}
 	ctx, cancel := b.detached(ctx)
 	defer cancel()
-	check := func(inst store.Instance) error { return samePlan(inst.ServiceID, inst.PlanID, r.ServiceID, r.PlanID) }
+	check := func(inst store.Instance) error {
+		return b.deletable(inst.ServiceID, inst.PlanID, r.ServiceID, r.PlanID)
+	}
 	// Nothing is interrupted for a request that will be refused.
 	inst, err := b.instance(ctx, r.InstanceID)
 	if errors.Is(err, store.ErrNotFound) {
@@ -124,6 +126,18 @@ func removeRows(tx store.Tx, inst store.Instance) (string, error) {
 		ID: newOperationID(), Kind: store.OpDeprovision, State: store.OpSucceeded,
 		InstanceID: inst.ID, ServiceID: inst.ServiceID, PlanID: inst.PlanID, StartedAt: t, FinishedAt: t,
 	})
+}
+
+// deletable checks the ids of a deletion. Any plan of the service will do: after
+// an update that got no answer a platform cannot know which plan it is, and says
+// the old one (Cloud Foundry) or the new one (Service Catalog), for ever.
+func (b *Broker) deletable(serviceID, planID, gotService, gotPlan string) error {
+	if gotService == serviceID {
+		if _, err := b.plans.find(serviceID, gotPlan); err == nil {
+			return nil
+		}
+	}
+	return samePlan(serviceID, planID, gotService, gotPlan)
 }
 
 // samePlan checks the ids of a request about something that exists.

@@ -13,7 +13,7 @@ var bindInputRules = []Rule{
 	must("bind-input.service-id", bindSection, "a bind without service_id is refused with 400"),
 	must("bind-input.plan-id", bindSection, "a bind without plan_id is refused with 400"),
 	must("bind-input.types", bindSection, "a bind whose fields have other types is refused with 400"),
-	should("bind-input.empty-app", bindSection, "a bind with an empty app_guid is refused with a 4xx"),
+	should("bind-input.empty-app", bindSection, "a bind with an empty app_guid is refused with a 4xx, or taken as one without"),
 	must("bind-input.unknown-service", bindSection, "a bind with a service_id outside the catalog is refused with a 4xx"),
 	must("bind-input.unknown-plan", bindSection, "a bind with a plan_id outside the catalog is refused with a 4xx"),
 	must("bind-input.other-plan", bindSection, "a bind with another plan than the instance's is refused with a 4xx"),
@@ -50,7 +50,7 @@ func (s *suite) badBinds(b *binding) []bad {
 		{rule: "types", body: with(b.body, "plan_id", 1), status: 400},
 		{rule: "types", body: with(b.body, "parameters", "text"), status: 400},
 		{rule: "types", body: with(b.body, "bind_resource", "text"), status: 400},
-		{rule: "empty-app", body: with(without(b.body, "app_guid"), "bind_resource", obj{"app_guid": ""})},
+		{rule: "empty-app", body: with(without(b.body, "app_guid"), "bind_resource", obj{"app_guid": ""}), taken: true},
 		{rule: "unknown-service", body: with(b.body, "service_id", newID())},
 		{rule: "unknown-plan", body: with(b.body, "plan_id", newID())},
 	}

@@ -175,8 +175,8 @@ func TestStatuses(t *testing.T) {
 		{"bind no body", "PUT", v2 + "a/service_bindings/b", "", 400, "body"},
 		{"bind absent", "PUT", v2 + "a/service_bindings/b", bind, 404, "service instance"},
 		{"bind resource", "PUT", v2 + "a/service_bindings/b", `{` + plan + `,"bind_resource":"x"}`, 400, "bind_resource"},
-		{"bind empty app", "PUT", v2 + "a/service_bindings/b", `{` + plan + `,"bind_resource":{"app_guid":""}}`, 400, "bind_resource.app_guid"},
 		{"bind app number", "PUT", v2 + "a/service_bindings/b", `{` + plan + `,"app_guid":1}`, 400, "app_guid"},
+		{"bind resource app number", "PUT", v2 + "a/service_bindings/b", `{` + plan + `,"bind_resource":{"app_guid":1}}`, 400, "app_guid"},
 		{"delete without plan", "DELETE", v2 + "a?service_id=service-box", "", 400, "plan_id"},
 		{"delete empty service", "DELETE", v2 + "a?service_id=&plan_id=plan-small", "", 400, "service_id"},
 		{"delete absent", "DELETE", v2 + "a" + deletion, "", 410, "service instance"},
@@ -255,6 +255,19 @@ func TestStrangeID(t *testing.T) {
 	})
 	if rec := w.call("DELETE", target+deletion, ""); rec.Code != 200 {
 		t.Errorf("%d %s", rec.Code, rec.Body)
+	}
+}
+
+// Korifi binds to no application like this.
+func TestEmptyApp(t *testing.T) {
+	w := newWorld(t, nil, nil)
+	w.Pool.Warm(t, 1)
+	w.call("PUT", instance, provision)
+	empty := `{` + plan + `,"app_guid":"","bind_resource":{"app_guid":""},"parameters":null}`
+	for n, want := range []int{http.StatusCreated, http.StatusOK} {
+		if rec := w.call("PUT", binding, []string{empty, bind}[n]); rec.Code != want {
+			t.Errorf("%d %s, want %d", rec.Code, rec.Body, want)
+		}
 	}
 }
 

@@ -106,7 +106,9 @@ func bindRequest(f fields) (r broker.BindRequest, err error) {
 	if err = f.objects(map[string]*json.RawMessage{"context": &r.Context, "parameters": &r.Parameters}); err != nil {
 		return r, err
 	}
-	if r.AppGUID, err = appGUID(f, "app_guid"); err != nil {
+	// An empty app_guid counts as none: Korifi sends it for bindings that belong
+	// to no application.
+	if r.AppGUID, err = f.text("app_guid"); err != nil {
 		return r, err
 	}
 	resource, err := f.sub("bind_resource")
@@ -114,7 +116,7 @@ func bindRequest(f fields) (r broker.BindRequest, err error) {
 		return r, err
 	}
 	// app_guid itself is deprecated in favour of the resource's.
-	if guid, err := appGUID(resource, "bind_resource.app_guid"); err != nil {
+	if guid, err := resource.text("app_guid"); err != nil {
 		return r, err
 	} else if guid != "" {
 		r.AppGUID = guid
@@ -123,16 +125,6 @@ func bindRequest(f fields) (r broker.BindRequest, err error) {
 		return r, invalid("bind_resource.route must be a non-empty string.")
 	}
 	return r, nil
-}
-
-// appGUID reads app_guid, which may be absent but not empty; called is its name
-// for the user.
-func appGUID(f fields, called string) (string, error) {
-	guid, err := f.text("app_guid")
-	if err != nil || guid == "" && f.has("app_guid") {
-		return "", invalid("%s must be a non-empty string.", called)
-	}
-	return guid, nil
 }
 
 func endpoints(of []store.Endpoint) []bindingEndpoint {

@@ -88,7 +88,10 @@ func (b *Broker) checkBind(c *call, i *instance) (answer, bool) {
 		if has && !ok && !b.is("bind-types-ignored") {
 			return refuse(400, "", f+" must be an object"), false
 		}
-		if app, has := o["app_guid"]; has && app == "" && !b.is("bind-empty-app") {
+		if app, has := o["app_guid"]; has && app == "" {
+			if b.is("bind-empty-app-crash") {
+				return refuse(500, "", "crash"), false
+			}
 			return refuse(400, "", "app_guid must not be empty"), false
 		}
 	}

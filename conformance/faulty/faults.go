@@ -151,7 +151,7 @@ var Faults = []Fault{
 	{"bind-service_id-optional", "bind-input.service-id", false},
 	{"bind-plan_id-optional", "bind-input.plan-id", false},
 	{"bind-types-ignored", "bind-input.types", false},
-	{"bind-empty-app", "bind-input.empty-app", false},
+	{"bind-empty-app-crash", "bind-input.empty-app", false},
 	{"bind-unknown-service_id", "bind-input.unknown-service", false},
 	{"bind-unknown-plan_id", "bind-input.unknown-plan", false},
 	{"bind-other-plan", "bind-input.other-plan", false},
