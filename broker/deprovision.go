@@ -144,9 +144,9 @@ func (b *Broker) deletable(serviceID, planID, gotService, gotPlan string) error 
 func samePlan(serviceID, planID, gotService, gotPlan string) error {
 	switch {
 	case gotService != serviceID:
-		return refuse(Invalid, "service_id %s is not the one it was created with.", quote(gotService))
+		return refuse(Invalid, "service_id %s is not its service.", quote(gotService))
 	case gotPlan != planID:
-		return refuse(Invalid, "plan_id %s is not the one it was created with.", quote(gotPlan))
+		return refuse(Invalid, "plan_id %s is not its plan.", quote(gotPlan))
 	}
 	return nil
 }

@@ -113,7 +113,7 @@ func (b *Broker) updatable(ctx context.Context, r UpdateRequest) (inst store.Ins
 // checkTarget refuses what the instance's state or the catalog does not allow.
 func (b *Broker) checkTarget(inst store.Instance, r UpdateRequest) error {
 	if r.ServiceID != inst.ServiceID {
-		return refuse(Invalid, "service_id %s is not the one it was created with.", quote(r.ServiceID))
+		return refuse(Invalid, "service_id %s is not its service.", quote(r.ServiceID))
 	}
 	switch inst.State {
 	case store.InstanceCreating:

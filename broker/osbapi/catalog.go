@@ -35,6 +35,8 @@ type (
 		Name                   string           `json:"name"`
 		Description            string           `json:"description"`
 		Free                   bool             `json:"free"`
+		Bindable               bool             `json:"bindable"` // said for those who do not look at the offering
+		PlanUpdateable         bool             `json:"plan_updateable,omitempty"`
 		BindingRotatable       bool             `json:"binding_rotatable,omitempty"`
 		Metadata               map[string]any   `json:"metadata,omitempty"`
 		Schemas                schemas          `json:"schemas"`
@@ -111,7 +113,7 @@ func newCatalog(recipes []catalog.Recipe, minor int, client func(string) (Dashbo
 		for _, p := range r.Offering.Plans {
 			plan := offeringPlan{
 				ID: p.ID, Name: p.Name, Description: p.Description,
-				Free: p.Free == nil || *p.Free, Metadata: p.Metadata,
+				Free: p.Free == nil || *p.Free, Bindable: true, Metadata: p.Metadata,
 				BindingRotatable: minor >= minorRotation,
 				Schemas: schemas{
 					Instance: operations{
@@ -122,6 +124,7 @@ func newCatalog(recipes []catalog.Recipe, minor int, client func(string) (Dashbo
 				},
 			}
 			if minor >= minorMaintenance {
+				plan.PlanUpdateable = o.PlanUpdateable
 				plan.MaximumPollingDuration = p.MaximumPollingDuration
 				plan.MaintenanceInfo = &maintenanceInfo{
 					Version: r.Version, Description: fmt.Sprintf("Version %s of how %s is run. An upgrade keeps the data and restarts the server.", r.Version, r.Name),

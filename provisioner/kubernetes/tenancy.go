@@ -140,8 +140,9 @@ func (b *Backend) Cutoff(ctx context.Context, id string) error {
 		return err
 	}
 	certain, err := b.closeDoors(ctx, cg, number)
-	if certain {
-		return nil // these agents refuse the orders of former specs, whoever gives them
+	if certain { // these agents refuse the orders of former specs, whoever gives them
+		_, err := b.await(ctx, id, func(cg *v1alpha1.ContainerGroup) (bool, error) { return cg == nil || cg.Generation >= number, nil })
+		return err
 	}
 	if err != nil {
 		b.o.Logger.Warn("cannot close the doors, leaving it to the controller", "group", id, "error", err)

@@ -46,6 +46,7 @@ func newTarget(t *testing.T) backendtest.Target {
 		Kill:    func(t testing.TB, m provisioner.MemberObservation) { killPod(t, c, kubetest.Namespace, m.ID) },
 		Outside: func(t testing.TB, group, text string) []string { return outside(t, c, group, text) },
 		Lacks: map[string]string{
+			backendtest.Walls:       "a pod reaches the ports of its own node, and has a default route; TestPolicies tries what NetworkPolicies can do",
 			backendtest.NoExec:      "volumes of pods cannot be mounted noexec",
 			backendtest.SealedRoot:  "a server that is root in a pod may write to /dev and /etc/hosts; a reset makes them as they were",
 			backendtest.OwnRoot:     "Pod Security baseline does not allow DAC_READ_SEARCH, and pods have no root file system of their own",

@@ -85,8 +85,11 @@ func (w *world) reach(f origin, address string) error {
 // run runs a pod of the members' image until the test ends, and returns its address.
 func (w *world) run(namespace, name, labels, command string) string {
 	w.t.Helper()
+	overrides := `{"spec": {"terminationGracePeriodSeconds": 0, "dnsPolicy": "Default",
+		"securityContext": {"runAsNonRoot": true, "runAsUser": 65534, "seccompProfile": {"type": "RuntimeDefault"}},
+		"containers": [{"name": "` + name + `", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}}`
 	args := []string{"-n", namespace, "run", name, "--image=" + kubetest.Image, "--image-pull-policy=Never", "--restart=Never",
-		`--overrides={"spec":{"terminationGracePeriodSeconds":0,"dnsPolicy":"Default"}}`}
+		"--override-type=strategic", "--overrides=" + overrides}
 	if labels != "" {
 		args = append(args, "--labels="+labels)
 	}
