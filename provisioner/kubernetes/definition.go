@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner"
@@ -22,7 +21,7 @@ func SpecOf(d provisioner.Definition, ephemeral func(role string) bool) (v1alpha
 		return v1alpha1.ContainerGroupSpec{}, err
 	}
 	s := v1alpha1.ContainerGroupSpec{
-		Recipe: v1alpha1.Recipe{Name: d.Recipe.Name, Version: d.Recipe.Version, Content: &runtime.RawExtension{Raw: content}},
+		Recipe: v1alpha1.Recipe{Name: d.Recipe.Name, Version: d.Recipe.Version, Content: string(content)},
 		Plan:   d.Plan, Image: d.Image, Environment: maps.Clone(d.Environment),
 	}
 	for _, role := range d.Recipe.Roles {
@@ -67,7 +66,7 @@ func DefinitionOf(s v1alpha1.ContainerGroupSpec, known []catalog.Recipe) (provis
 }
 
 func recipeOf(r v1alpha1.Recipe, known []catalog.Recipe) (catalog.Recipe, error) {
-	if r.Content == nil || len(r.Content.Raw) == 0 {
+	if r.Content == "" {
 		for _, k := range known {
 			if k.Name == r.Name && k.Version == r.Version {
 				return k, nil
@@ -76,7 +75,7 @@ func recipeOf(r v1alpha1.Recipe, known []catalog.Recipe) (catalog.Recipe, error)
 		return catalog.Recipe{}, fmt.Errorf("no recipe %q of version %q is known here, and the group does not bring its content", r.Name, r.Version)
 	}
 	var recipe catalog.Recipe
-	if err := json.Unmarshal(r.Content.Raw, &recipe); err != nil {
+	if err := json.Unmarshal([]byte(r.Content), &recipe); err != nil {
 		return recipe, fmt.Errorf("content of recipe %q: %w", r.Name, err)
 	}
 	if recipe.Name != r.Name || recipe.Version != r.Version {

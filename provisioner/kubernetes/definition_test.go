@@ -60,8 +60,8 @@ func TestDefinitionFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, change := range map[string]func(*v1alpha1.ContainerGroupSpec){
-		"not known here":   func(s *v1alpha1.ContainerGroupSpec) { s.Recipe.Content = nil; s.Recipe.Version = "0.0.1" },
-		"content of recip": func(s *v1alpha1.ContainerGroupSpec) { s.Recipe.Content.Raw = []byte(`"x"`) },
+		"not known here":   func(s *v1alpha1.ContainerGroupSpec) { s.Recipe.Content = ""; s.Recipe.Version = "0.0.1" },
+		"content of recip": func(s *v1alpha1.ContainerGroupSpec) { s.Recipe.Content = `"x"` },
 		"not of \"other\"": func(s *v1alpha1.ContainerGroupSpec) { s.Recipe.Name = "other" },
 		"no members":       func(s *v1alpha1.ContainerGroupSpec) { s.Members = nil },
 		"does not have":    func(s *v1alpha1.ContainerGroupSpec) { s.Members = append(s.Members, v1alpha1.MemberSpec{Role: "x"}) },

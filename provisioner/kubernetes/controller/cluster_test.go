@@ -311,7 +311,7 @@ func TestMadeByHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec.Recipe.Content, spec.Generation = nil, 1
+	spec.Recipe.Content, spec.Generation = "", 1
 	cg := &v1alpha1.ContainerGroup{ObjectMeta: metav1.ObjectMeta{Name: "byhand", Namespace: kubetest.Namespace}, Spec: spec}
 	if err := w.client.Create(t.Context(), cg); err != nil {
 		t.Fatal(err)

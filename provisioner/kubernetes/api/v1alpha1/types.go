@@ -102,11 +102,11 @@ type Recipe struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	Version string `json:"version"`
-	// Content is the whole recipe, so that a group outlives the file that it was made from.
+	// Content is the whole recipe as JSON, so that a group outlives the file that it was made from. It
+	// is a text because the API server keeps book of every field of an object, at every write.
 	// +optional
-	// +kubebuilder:validation:Schemaless
-	// +kubebuilder:pruning:PreserveUnknownFields
-	Content *runtime.RawExtension `json:"content,omitempty"`
+	// +kubebuilder:validation:MaxLength=262144
+	Content string `json:"content,omitempty"`
 }
 
 // MemberSpec is how many members of a role there are and what each may use.
