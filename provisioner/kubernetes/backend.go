@@ -56,6 +56,7 @@ type Backend struct {
 
 	mu       sync.Mutex
 	watchers map[string]map[chan struct{}]struct{} // by name of the group
+	opened   map[string]int64                      // the spec for which doors were opened from here, by name of the group
 }
 
 var (
@@ -91,7 +92,7 @@ func New(o Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{o: o, watchers: map[string]map[chan struct{}]struct{}{}, server: &reachable{away: make(chan struct{}, 1)}}
+	b := &Backend{o: o, watchers: map[string]map[chan struct{}]struct{}{}, opened: map[string]int64{}, server: &reachable{away: make(chan struct{}, 1)}}
 	o.Config = rest.CopyConfig(o.Config)
 	o.Config.Wrap(func(next http.RoundTripper) http.RoundTripper { b.server.next = next; return b.server })
 	b.agents = NewAgents(b.orders)
@@ -131,7 +132,7 @@ func (b *Backend) Run(ctx context.Context) error {
 		DeleteFunc: func(obj any) {
 			tell(obj)
 			if g, ok := obj.(*v1alpha1.ContainerGroup); ok {
-				b.agents.Forget(g.Name)
+				b.forget(g.Name)
 			}
 		},
 	})
@@ -206,6 +207,13 @@ const (
 // IdentityOf reads it from a secret.
 func IdentityOf(s *corev1.Secret) agent.Identity {
 	return agent.Identity{Certificate: string(s.Data[KeyCertificate]), Key: string(s.Data[KeyKey]), Authorities: string(s.Data[KeyAuthorities])}
+}
+
+func (b *Backend) forget(name string) {
+	b.agents.Forget(name)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.opened, name)
 }
 
 // notify wakes everybody who waits for the group.

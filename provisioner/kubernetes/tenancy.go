@@ -93,6 +93,13 @@ func (b *Backend) closeDoors(ctx context.Context, cg *v1alpha1.ContainerGroup, n
 	return certain && err == nil, err
 }
 
+// isOpen says whether the doors have been opened for this spec, by the controller or from here.
+func (b *Backend) isOpen(cg *v1alpha1.ContainerGroup) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return cg.Status.Published && cg.Status.ObservedGeneration == cg.Generation || b.opened[cg.Name] == cg.Generation
+}
+
 // Publish implements provisioner.Tenancy. What is wanted is written down first; then the
 // doors are opened at once, without waiting for the controller, which would do the same.
 func (b *Backend) Publish(ctx context.Context, g provisioner.Group) error {
@@ -103,7 +110,7 @@ func (b *Backend) Publish(ctx context.Context, g provisioner.Group) error {
 	if !cg.DeletionTimestamp.IsZero() {
 		return fmt.Errorf("group %q is being deleted: %w", g.ID, provisioner.ErrNoGroup)
 	}
-	if cg.Spec.Published && cg.Spec.Lent == int64(g.Generation) && cg.Status.Published && cg.Status.ObservedGeneration == cg.Generation {
+	if cg.Spec.Published && cg.Spec.Lent == int64(g.Generation) && b.isOpen(cg) {
 		return nil
 	}
 	number, err := b.patch(ctx, g.ID, map[string]any{"lent": g.Generation, "published": true})
@@ -113,6 +120,9 @@ func (b *Backend) Publish(ctx context.Context, g provisioner.Group) error {
 	if cg.Status.Generation == int64(g.Generation) {
 		err := b.openDoors(ctx, cg, number)
 		if err == nil {
+			b.mu.Lock()
+			b.opened[g.ID] = number
+			b.mu.Unlock()
 			return nil
 		}
 		b.o.Logger.Warn("cannot open the doors, leaving it to the controller", "group", g.ID, "error", err)

@@ -93,6 +93,13 @@ type memory struct {
 	healAfter time.Time
 	returned  time.Time // when that was first seen, until the status says so
 	refusals  refusals
+	written   written
+}
+
+// written is the last status that was written: the watch may bring it only after the next look.
+type written struct {
+	over   string // resourceVersion of the group that it was written over
+	status v1alpha1.ContainerGroupStatus
 }
 
 // trouble is why a group cannot be as its spec says.
@@ -183,7 +190,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			return ctrl.Result{}, err
 		}
 	}
-	w := &work{r: r, cg: &cg, memory: r.remember(cg.UID), log: r.o.Logger.With("group", cg.Name)}
+	memory := r.remember(cg.UID)
+	if cg.ResourceVersion == memory.written.over {
+		memory.written.status.DeepCopyInto(&cg.Status)
+	}
+	w := &work{r: r, cg: &cg, memory: memory, log: r.o.Logger.With("group", cg.Name)}
 	after, err := w.converge(ctx)
 	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
 		w.note(v1alpha1.ReasonWaiting, err.Error())

@@ -100,7 +100,12 @@ func (w *work) writeStatus(ctx context.Context) error {
 	}
 	before := w.cg.DeepCopy()
 	w.cg.Status = *s
-	return client.IgnoreNotFound(w.r.client.Status().Patch(ctx, w.cg, client.MergeFrom(before)))
+	over := w.cg.ResourceVersion
+	err := w.r.client.Status().Patch(ctx, w.cg, client.MergeFrom(before))
+	if err == nil {
+		w.memory.written = written{over: over, status: *s}
+	}
+	return client.IgnoreNotFound(err)
 }
 
 func (w *work) memberStatus(m *member) v1alpha1.MemberStatus {
