@@ -1,12 +1,12 @@
 package agent
 
 import (
-	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/remuda/remuda/provisioner/internal/cgroupfs"
 )
 
 const cgroupDir = "/sys/fs/cgroup"
@@ -36,23 +36,18 @@ func memoryUsed(dir string) (int64, error) {
 	if !unified(dir) {
 		current, stat, inactive = dir+"/memory/memory.usage_in_bytes", dir+"/memory/memory.stat", "total_inactive_file"
 	}
-	used, err := readNumber(current)
-	if err != nil {
-		return 0, err
-	}
-	cached, err := readField(stat, inactive)
-	return max(used-cached, 0), err
+	return cgroupfs.MemoryUsed(current, stat, inactive)
 }
 
 // processorTime is in ns.
 func processorTime(dir string) (int64, error) {
 	if unified(dir) {
-		us, err := readField(dir+"/cpu.stat", "usage_usec")
+		us, err := cgroupfs.Field(dir+"/cpu.stat", "usage_usec")
 		return us * 1000, err
 	}
-	n, err := readNumber(dir + "/cpuacct/cpuacct.usage")
+	n, err := cgroupfs.Number(dir + "/cpuacct/cpuacct.usage")
 	if os.IsNotExist(err) {
-		n, err = readNumber(dir + "/cpu,cpuacct/cpuacct.usage")
+		n, err = cgroupfs.Number(dir + "/cpu,cpuacct/cpuacct.usage")
 	}
 	return n, err
 }
@@ -60,28 +55,6 @@ func processorTime(dir string) (int64, error) {
 func unified(dir string) bool {
 	_, err := os.Stat(dir + "/cgroup.controllers")
 	return err == nil
-}
-
-func readNumber(file string) (int64, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-}
-
-// readField reads one line "name number" of a file.
-func readField(file, name string) (int64, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if key, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && key == name {
-			return strconv.ParseInt(value, 10, 64)
-		}
-	}
-	return 0, fmt.Errorf("%s has no %q", file, name)
 }
 
 // wholeFileSystem says whether the root of a file system is mounted at path. A folder

@@ -93,11 +93,15 @@ func (b *Backend) closeDoors(ctx context.Context, cg *v1alpha1.ContainerGroup, n
 	return certain && err == nil, err
 }
 
-// isOpen says whether the doors have been opened for this spec, by the controller or from here.
+// isOpen says whether the doors are open for this spec: by the controller, or from here as long as the
+// controller has said nothing of it.
 func (b *Backend) isOpen(cg *v1alpha1.ContainerGroup) bool {
+	if cg.Status.ObservedGeneration == cg.Generation {
+		return cg.Status.Published
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return cg.Status.Published && cg.Status.ObservedGeneration == cg.Generation || b.opened[cg.Name] == cg.Generation
+	return b.opened[cg.Name] == cg.Generation
 }
 
 // Publish implements provisioner.Tenancy. What is wanted is written down first; then the

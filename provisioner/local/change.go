@@ -14,6 +14,7 @@ import (
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/image"
+	"github.com/remuda/remuda/provisioner/internal/cgroupfs"
 	"github.com/remuda/remuda/provisioner/orders"
 )
 
@@ -313,7 +314,7 @@ func memoryInUse(cgroup string) (int64, error) {
 	}
 	var used int64
 	for _, field := range fields {
-		n, err := readField(file, field)
+		n, err := cgroupfs.Field(file, field)
 		if err != nil {
 			return 0, fmt.Errorf("read memory in use: %w", err)
 		}

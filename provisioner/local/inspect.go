@@ -3,16 +3,14 @@ package local
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/remuda/remuda/provisioner"
+	"github.com/remuda/remuda/provisioner/internal/cgroupfs"
 )
 
 // sampleTime is how long processor time is watched for an inspection.
@@ -80,21 +78,16 @@ func memoryUsed(cgroup string) (int64, error) {
 	if !unified() {
 		dir, current, inactive = filepath.Join(cgroupRoot, "memory", cgroup), "memory.usage_in_bytes", "total_inactive_file"
 	}
-	used, err := readNumber(filepath.Join(dir, current))
-	if err != nil {
-		return 0, err
-	}
-	cached, err := readField(filepath.Join(dir, "memory.stat"), inactive)
-	return max(used-cached, 0), err
+	return cgroupfs.MemoryUsed(filepath.Join(dir, current), filepath.Join(dir, "memory.stat"), inactive)
 }
 
 // processorTime is what the member has used since its container began.
 func processorTime(cgroup string) (time.Duration, error) {
 	if unified() {
-		us, err := readField(filepath.Join(cgroupRoot, limited(cgroup), "cpu.stat"), "usage_usec")
+		us, err := cgroupfs.Field(filepath.Join(cgroupRoot, limited(cgroup), "cpu.stat"), "usage_usec")
 		return time.Duration(us) * time.Microsecond, err
 	}
-	ns, err := readNumber(filepath.Join(cgroupRoot, "cpuacct", cgroup, "cpuacct.usage"))
+	ns, err := cgroupfs.Number(filepath.Join(cgroupRoot, "cpuacct", cgroup, "cpuacct.usage"))
 	return time.Duration(ns), err
 }
 
@@ -107,26 +100,4 @@ func diskFree(pid int) (int64, error) {
 func diskStat(pid int) (st unix.Statfs_t, err error) {
 	err = unix.Statfs(fmt.Sprintf("/proc/%d/root%s", pid, diskMount), &st)
 	return st, err
-}
-
-func readNumber(file string) (int64, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-}
-
-// readField reads one line "name number" of a file.
-func readField(file, name string) (int64, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if key, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && key == name {
-			return strconv.ParseInt(value, 10, 64)
-		}
-	}
-	return 0, fmt.Errorf("%s has no %q", file, name)
 }

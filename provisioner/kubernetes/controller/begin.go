@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -126,68 +127,46 @@ func (w *work) makeEmpty(ctx context.Context, m *member) error {
 // makePristine lets the roles' template programs make what every generation begins with, and
 // begins with it for the first time.
 func (w *work) makePristine(ctx context.Context) error {
-	kept := make([]agent.Pristine, len(w.members))
-	err := w.each(func(m *member) error {
+	kept, err := ofEach(w, func(m *member) (p agent.Pristine, err error) {
 		if m.Role.Template == nil {
-			return nil
+			return p, nil
 		}
 		program, err := w.orders(m).Template()
 		if err != nil {
-			return err
+			return p, err
 		}
 		if err := m.client.Start(ctx, agent.StartRequest{Generation: 1, User: m.Role.User, Environment: w.def.Environment, TimeoutSeconds: 10}); err != nil {
-			return fmt.Errorf("start agent: %w", err)
+			return p, fmt.Errorf("start agent: %w", err)
 		}
 		if _, err := orders.Run(ctx, m.client, program); err != nil {
-			return fmt.Errorf("the recipe's template program: %w", err)
+			return p, fmt.Errorf("the recipe's template program: %w", err)
 		}
 		if _, err := m.client.Wipe(ctx, agent.WipeRequest{Kindly: true}); err != nil {
-			return err
+			return p, err
 		}
-		p, err := m.client.KeepPristine(ctx)
-		if err != nil {
-			return err
-		}
-		for i := range w.members {
-			if w.members[i] == m {
-				kept[i] = p
-			}
+		if p, err = m.client.KeepPristine(ctx); err != nil {
+			return p, err
 		}
 		if _, err := m.client.Wipe(ctx, agent.WipeRequest{}); err != nil {
-			return err
+			return p, err
 		}
-		return m.client.FillPristine(ctx, p)
+		return p, m.client.FillPristine(ctx, p)
 	})
 	if err != nil {
 		return err
 	}
-	w.memory.record.Pristine = map[string]agent.Pristine{}
-	for i, m := range w.members {
-		if kept[i].Digest != "" {
-			w.memory.record.Pristine[m.Name] = kept[i]
-		}
-	}
+	maps.DeleteFunc(kept, func(_ string, p agent.Pristine) bool { return p.Digest == "" }) // those without a template
+	w.memory.record.Pristine = kept
 	return nil
 }
 
 // takeBaselines remembers how the members look when they are new.
 func (w *work) takeBaselines(ctx context.Context) error {
-	seen := make([]agent.Baseline, len(w.members))
-	err := w.each(func(m *member) (err error) {
-		for i := range w.members {
-			if w.members[i] == m {
-				seen[i], err = orders.SettledBaseline(ctx, m.client)
-			}
-		}
-		return err
-	})
+	seen, err := ofEach(w, func(m *member) (agent.Baseline, error) { return orders.SettledBaseline(ctx, m.client) })
 	if err != nil {
 		return err
 	}
-	w.memory.record.Baseline = map[string]agent.Baseline{}
-	for i, m := range w.members {
-		w.memory.record.Baseline[m.Name] = seen[i]
-	}
+	w.memory.record.Baseline = seen
 	w.memory.record.Begun = true
 	w.apply()
 	return ofServer(w.remember(ctx))

@@ -217,18 +217,26 @@ func (m *member) well(generation int64) bool {
 
 // each runs f on all members at the same time, and gives the first error.
 func (w *work) each(f func(*member) error) error {
-	errs := make([]error, len(w.members))
+	_, err := ofEach(w, func(m *member) (struct{}, error) { return struct{}{}, f(m) })
+	return err
+}
+
+// ofEach is each with what f returns of every member, by its name.
+func ofEach[T any](w *work, f func(*member) (T, error)) (map[string]T, error) {
+	results, errs := make([]T, len(w.members)), make([]error, len(w.members))
 	var wg sync.WaitGroup
 	for i, m := range w.members {
-		wg.Go(func() { errs[i] = f(m) })
+		wg.Go(func() { results[i], errs[i] = f(m) })
 	}
 	wg.Wait()
-	for i, err := range errs {
-		if err != nil {
-			return fmt.Errorf("%s: %w", w.members[i].Name, err)
+	all := map[string]T{}
+	for i, m := range w.members {
+		if errs[i] != nil {
+			return nil, fmt.Errorf("%s: %w", m.Name, errs[i])
 		}
+		all[m.Name] = results[i]
 	}
-	return nil
+	return all, nil
 }
 
 // askAgents asks every agent in a running pod how it is.
