@@ -41,8 +41,10 @@ func run(kubeconfig, health, node string) error {
 		return err
 	}
 	watch := informers.NewSharedInformerFactory(client, 0)
+	// Without NRI it does not survive an address that it does not know. With it, it looks in vain for its
+	// socket, and goes on.
 	c, err := networkpolicy.NewController(client, watch.Networking().V1().NetworkPolicies(), watch.Core().V1().Namespaces(),
-		watch.Core().V1().Pods(), nil, nil, nil, nil, networkpolicy.Config{NodeName: node, NRIdisabled: true})
+		watch.Core().V1().Pods(), nil, nil, nil, nil, networkpolicy.Config{NodeName: node})
 	if err != nil {
 		return err
 	}
