@@ -24,8 +24,13 @@ func gatewayWork(t *testing.T) *work {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(all, func(r catalog.Recipe) bool { return r.Name == "gateway" })
-	d := provisioner.NewDefinition(all[i], all[i].Offering.Plans[0], "image")
+	return workOn(t, all[slices.IndexFunc(all, func(r catalog.Recipe) bool { return r.Name == "gateway" })])
+}
+
+// workOn is work at a recipe's group whose pods run.
+func workOn(t *testing.T, r catalog.Recipe) *work {
+	t.Helper()
+	d := provisioner.NewDefinition(r, r.Offering.Plans[0], "image")
 	spec, err := kubernetes.SpecOf(d, func(string) bool { return false })
 	if err != nil {
 		t.Fatal(err)
