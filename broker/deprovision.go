@@ -28,9 +28,7 @@ func (b *Broker) Deprovision(ctx context.Context, r DeprovisionRequest) error {
 	}
 	ctx, cancel := b.detached(ctx)
 	defer cancel()
-	check := func(inst store.Instance) error {
-		return b.deletable(inst.ServiceID, inst.PlanID, r.ServiceID, r.PlanID)
-	}
+	check := func(inst store.Instance) error { return samePlan(inst.ServiceID, inst.PlanID, r.ServiceID, r.PlanID) }
 	// Nothing is interrupted for a request that will be refused.
 	inst, err := b.instance(ctx, r.InstanceID)
 	if errors.Is(err, store.ErrNotFound) {
@@ -128,25 +126,13 @@ func removeRows(tx store.Tx, inst store.Instance) (string, error) {
 	})
 }
 
-// deletable checks the ids of a deletion. Any plan of the service will do: after
-// an update that got no answer a platform cannot know which plan it is, and says
-// the old one (Cloud Foundry) or the new one (Service Catalog), for ever.
-func (b *Broker) deletable(serviceID, planID, gotService, gotPlan string) error {
-	if gotService == serviceID {
-		if _, err := b.plans.find(serviceID, gotPlan); err == nil {
-			return nil
-		}
-	}
-	return samePlan(serviceID, planID, gotService, gotPlan)
-}
-
 // samePlan checks the ids of a request about something that exists.
 func samePlan(serviceID, planID, gotService, gotPlan string) error {
 	switch {
 	case gotService != serviceID:
 		return refuse(Invalid, "service_id %s is not its service.", quote(gotService))
 	case gotPlan != planID:
-		return refuse(Invalid, "plan_id %s is not its plan.", quote(gotPlan))
+		return refuse(Invalid, "plan_id %s is not its plan, which is %s.", quote(gotPlan), quote(planID))
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ func (b *Broker) unbindLocked(ctx context.Context, r UnbindRequest) error {
 		if err != nil {
 			return err
 		}
-		if err := b.deletable(binding.ServiceID, binding.PlanID, r.ServiceID, r.PlanID); err != nil {
+		if err := samePlan(binding.ServiceID, binding.PlanID, r.ServiceID, r.PlanID); err != nil {
 			return err
 		}
 		if binding.State == store.BindingDeleting { // an earlier request did not end

@@ -48,6 +48,8 @@ func TestUpdatePlan(t *testing.T) {
 	if r, err := f.Broker.Bind(ctx, again); err != nil || r.Created || decodeCredentials(t, r) != c {
 		t.Errorf("the same binding with the new plan: %+v, %v", r, err)
 	}
+	wantCode(t, unbind(ctx, f, unbindRequest("a", "b")), broker.Invalid)
+	wantCode(t, f.Broker.Deprovision(ctx, deprovisionRequest("a")), broker.Invalid)
 	for _, plan := range []string{brokertest.SmallID, brokertest.MediumID} {
 		poll := pollRequest("a", "", "")
 		poll.PlanID = plan

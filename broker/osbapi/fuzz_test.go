@@ -68,6 +68,7 @@ func FuzzUpdates(f *testing.F) {
 		wantNoHarm(t, rec)
 		if rec.Code == http.StatusCreated {
 			w.call("DELETE", binding+deletion, "")
+			w.call("DELETE", binding+strings.Replace(deletion, "small", "medium", 1), "")
 		}
 	})
 }
