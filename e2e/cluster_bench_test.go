@@ -294,10 +294,10 @@ func (i *installation) resets(b *testing.B) {
 		}
 		of := func(back provisioner.Backend, image string) time.Duration {
 			g := provisioner.Group{ID: "bench" + r.Name, Generation: 1, Definition: provisioner.NewDefinition(r, r.Offering.Plans[0], image)}
+			defer func() { _ = back.Close(ctx, g.ID) }() // also when it is half there
 			if _, err := back.Create(ctx, g); err != nil {
 				b.Fatal(err)
 			}
-			defer func() { _ = back.Close(ctx, g.ID) }()
 			var took []time.Duration
 			for range 12 {
 				if err := back.Publish(ctx, g); err != nil {
