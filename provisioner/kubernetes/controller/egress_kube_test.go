@@ -191,6 +191,22 @@ func TestEgress(t *testing.T) {
 	}
 
 	t.Run("Walls", func(t *testing.T) {
+		// The node, which no policy stops, meets the agents' own walls.
+		f, err := connect(net.JoinHostPort(egress.Status.PodIP, strconv.Itoa(agent.WayPort)))
+		if err != nil {
+			t.Errorf("the egress from the node: %v", err)
+		} else {
+			_, _ = f.Write(make([]byte, 200))
+			if n, err := f.Read(make([]byte, 1)); n > 0 || !errors.Is(err, syscall.ECONNRESET) && err != io.EOF {
+				t.Errorf("the egress says to the node %d bytes, %v", n, err)
+			}
+			f.Close()
+		}
+		if f, err := connect(leader.Status.PodIP + ":3128"); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("the leader's end from the node: %v", err)
+			f.Close()
+		}
+		// Policies stop another pod before that.
 		from(t, podOf(t, c, "wayother", "server-0"), func() {
 			for what, address := range map[string]string{
 				"egress of another group": net.JoinHostPort(egress.Status.PodIP, strconv.Itoa(agent.WayPort)),
