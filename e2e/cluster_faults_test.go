@@ -96,9 +96,8 @@ func TestClusterBrokerDies(t *testing.T) {
 		})
 		c, res := i.bind(id, id+"-a", p)
 		i.want("bind", res, 201)
-		if err := use("postgresql", c, "there"); err != nil {
-			t.Error(err)
-		}
+		// The node may learn late of the group's address: its watches wait after the outages of other tests.
+		eventually(t, time.Minute, func() error { return use("postgresql", c, "there") })
 		i.want("unbind", i.unbind(id, id+"-a", p), 200)
 		i.awaitGone(id, p)
 		eventually(t, time.Minute, func() error {
