@@ -266,7 +266,8 @@ func (i *installation) count(b *testing.B, offset int64) (ours, others, reads in
 	return ours, others, reads
 }
 
-// resets: the same definitions on the local back end and on pods.
+// resets: the same definitions on the local back end and on pods, from the beginning of the cut-off until
+// the group is warm again.
 func (i *installation) resets(b *testing.B) {
 	i.t = b
 	recipes, err := catalog.Builtin()
@@ -304,11 +305,11 @@ func (i *installation) resets(b *testing.B) {
 					b.Fatal(err)
 				}
 				time.Sleep(700 * time.Millisecond) // the next disk is prepared meanwhile, as with tenants
-				if err := back.Cutoff(ctx, g.ID); err != nil {
-					b.Fatal(err)
-				}
 				g.Generation++
 				began := time.Now()
+				if err := back.Cutoff(ctx, g.ID, g.Generation); err != nil {
+					b.Fatal(err)
+				}
 				if _, err := back.Reset(ctx, g); err != nil {
 					b.Fatal(err)
 				}

@@ -97,8 +97,10 @@ type Tenancy interface {
 	Publish(ctx context.Context, g Group) error
 	// Cutoff ends every connection of the tenant and closes the endpoints. When
 	// it returns nil nothing of the tenant gets in or out any more, even if
-	// members had to be killed for it.
-	Cutoff(ctx context.Context, id string) error
+	// members had to be killed for it. next is the generation that Reset brings
+	// the group to afterwards, with which a back end may begin at once; 0 leaves
+	// the group as it is.
+	Cutoff(ctx context.Context, id string, next int) error
 	// Change brings the group to g.Definition, which has other sizes or comes from
 	// another version of the recipe, with its data, at g.Endpoints, and publishes it.
 	// Its servers are restarted. *Unfit says that what the tenant has does not fit, or

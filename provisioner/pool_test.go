@@ -273,6 +273,9 @@ func TestReleaseWhenCutoffFails(t *testing.T) {
 		if took := time.Since(begun); took > 11*time.Second {
 			t.Errorf("took %s", took)
 		}
+		if c := s.backend.Calls("cutoff"); len(c) != 1 || c[0].Generation != 2 {
+			t.Errorf("cut off by %+v, while the reset is to be for generation 2", c)
+		}
 		s.sleep(3 * time.Second)
 		s.consistent()
 

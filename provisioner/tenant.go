@@ -135,17 +135,21 @@ func (p *Pool) cutOff(ctx context.Context, id string) error {
 	if !free {
 		return p.closeNow(ctx, row, false, fmt.Errorf("work on group %q does not end", row.ID))
 	}
-	bounded, cancel := context.WithTimeout(ctx, cutoffTime)
-	err = p.o.Backend.Cutoff(bounded, id)
-	cancel()
-	if err != nil {
-		return p.closeNow(ctx, row, true, err)
-	}
 	p.mu.Lock()
 	p.track(id, row.Fingerprint).fingerprint = row.Fingerprint
 	l := p.lanes[row.Fingerprint]
 	p.mu.Unlock()
+	next := 0
 	if row.State == store.GroupResetting && l != nil && l.current {
+		next = row.Generation
+	}
+	bounded, cancel := context.WithTimeout(ctx, cutoffTime)
+	err = p.o.Backend.Cutoff(bounded, id, next)
+	cancel()
+	if err != nil {
+		return p.closeNow(ctx, row, true, err)
+	}
+	if next > 0 {
 		p.enqueue(id, row.Fingerprint, actReset)
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 type order struct {
 	Group        provisioner.Group
 	ID, Which    string
+	Next         int
 	Values       map[string]any
 	Output       map[string]string
 	Observations []provisioner.Observation
@@ -72,8 +73,8 @@ func (f farBackend) Close(ctx context.Context, id string) error {
 	_, err := f.call(ctx, "close", order{ID: id})
 	return err
 }
-func (f farBackend) Cutoff(ctx context.Context, id string) error {
-	_, err := f.call(ctx, "cutoff", order{ID: id})
+func (f farBackend) Cutoff(ctx context.Context, id string, next int) error {
+	_, err := f.call(ctx, "cutoff", order{ID: id, Next: next})
 	return err
 }
 func (f farBackend) Publish(ctx context.Context, g provisioner.Group) error {
@@ -112,7 +113,7 @@ func serveBackend(m *backendtest.Memory) http.Handler {
 			case "close":
 				err = m.Close(r.Context(), o.ID)
 			case "cutoff":
-				err = m.Cutoff(r.Context(), o.ID)
+				err = m.Cutoff(r.Context(), o.ID, o.Next)
 			case "publish":
 				err = m.Publish(r.Context(), o.Group)
 			case "list":

@@ -235,8 +235,9 @@ type OwnPorts struct {
 
 // CloseResult is the answer to POST /v1/doors/close.
 type CloseResult struct {
-	Connections int  `json:"connections"` // that were ended
-	WasOpen     bool `json:"was_open"`    // any of the doors, until now
+	Connections int   `json:"connections"`     // that were ended
+	WasOpen     bool  `json:"was_open"`        // any of the doors, until now
+	Wiped       int64 `json:"wiped,omitempty"` // Order of the newest wipe
 }
 
 // Door is sent beside each file descriptor: a TCP socket that is bound to an
@@ -275,6 +276,9 @@ type WipeRequest struct {
 	// Options.StopTimeout, because their data are kept: of an agent's Places only those in
 	// memory are emptied.
 	Kindly bool `json:"kindly,omitempty"`
+	// Order, if it is numbered, closes the doors as in CloseRequest: a wipe is refused with 409
+	// that is older than the last order to open.
+	Order int64 `json:"order,omitempty"`
 }
 
 // WipeResult is the answer to POST /v1/wipe: what was there and is gone.

@@ -104,7 +104,7 @@ func (d *doors) inodes() map[uint64]bool {
 // orders are the numbers of the newest ones about the doors, as several peers count them.
 // The highest wins. Of an order to open and one to close with the same number, the
 // one to close does.
-type orders struct{ opened, closed int64 }
+type orders struct{ opened, closed, wiped int64 }
 
 // toOpen notes an order to open, or refuses one that is too old.
 func (o *orders) toOpen(order int64) error {
@@ -127,4 +127,13 @@ func (o *orders) toClose(order int64) error {
 	}
 	o.closed = max(o.closed, order)
 	return nil
+}
+
+// toWipe notes an order to wipe, which is one to close.
+func (o *orders) toWipe(order int64) error {
+	err := o.toClose(order)
+	if err == nil {
+		o.wiped = max(o.wiped, order)
+	}
+	return err
 }

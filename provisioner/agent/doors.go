@@ -186,6 +186,13 @@ func (d *doors) open(r OpenRequest) error {
 	return nil
 }
 
+// wipe notes the order of a wipe, after which no older one opens.
+func (d *doors) wipe(order int64) error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	return d.orders.toWipe(order)
+}
+
 // close ends every connection and makes every door refuse new ones. It says how
 // many connections there were.
 func (d *doors) close() (int, error) {
@@ -201,6 +208,7 @@ func (d *doors) closeInOrder(order int64) (r CloseResult, err error) {
 	if err := d.orders.toClose(order); err != nil {
 		return r, err
 	}
+	r.Wiped = d.orders.wiped
 	r.WasOpen = slices.ContainsFunc(d.state(), func(s DoorState) bool { return s.Open })
 	r.Connections, err = d.closeAll()
 	return r, err

@@ -94,6 +94,39 @@ func TestDoorOpensAndCloses(t *testing.T) {
 	}
 }
 
+// A wipe of a spec that is not the newest leaves the tenant alone, and one that is says so to who closes doors next.
+func TestWipeInOrder(t *testing.T) {
+	c, address, _ := behindDoor(t)
+	must(t, c.OpenDoors(t.Context(), OpenRequest{Order: 5}))
+	conn, err := net.Dial("tcp", address)
+	must(t, err)
+	defer conn.Close()
+	if _, err := c.Wipe(t.Context(), WipeRequest{Order: 4}); !errors.Is(err, ErrConflict) {
+		t.Errorf("wiped by an old order: %v", err)
+	}
+	roundTrip(t, conn, "goes on")
+	w, err := c.Wipe(t.Context(), WipeRequest{Order: 6})
+	must(t, err)
+	if w.Connections != 1 {
+		t.Errorf("wipe %+v", w)
+	}
+	must(t, c.Start(t.Context(), StartRequest{User: me(t)}))
+	if err := c.OpenDoors(t.Context(), OpenRequest{Order: 5}); !errors.Is(err, ErrConflict) {
+		t.Errorf("opened by an order from before the wipe: %v", err)
+	}
+	r, err := c.CloseDoors(t.Context(), CloseRequest{Order: 6})
+	must(t, err)
+	if r.WasOpen || r.Wiped != 6 {
+		t.Errorf("close %+v", r)
+	}
+	must(t, c.OpenDoors(t.Context(), OpenRequest{Order: 7}))
+	r, err = c.CloseDoors(t.Context(), CloseRequest{Order: 8})
+	must(t, err)
+	if !r.WasOpen || r.Wiped != 6 {
+		t.Errorf("close %+v", r)
+	}
+}
+
 // lingering leaves a connection at the door in TIME_WAIT: the server ends it first.
 func lingering(t testing.TB, address string) {
 	t.Helper()

@@ -17,8 +17,11 @@ const (
 // objects, output, secrets, and what is in the Places. When it returns nil nothing of
 // the generation is left outside of file systems that others keep, and the agent is idle. An idle agent may be
 // wiped too. After an error the phase is failed, and no Start is accepted before
-// a Wipe that succeeds.
+// a Wipe that succeeds; but an order that is too old changes nothing.
 func (a *Agent) Wipe(ctx context.Context, r WipeRequest) (WipeResult, error) {
+	if err := a.doors.wipe(r.Order); err != nil {
+		return WipeResult{}, err
+	}
 	a.mu.Lock()
 	a.wiping++
 	g := a.generation

@@ -163,7 +163,7 @@ func (c canaries) reset(t *testing.T) {
 		}
 	}
 	before := c.group.Endpoints
-	c.cutoff(t)
+	c.giveBack(t)
 	if c.kind.session != nil && alive() == nil {
 		t.Error("a session lives after the cutoff")
 	}
@@ -180,7 +180,7 @@ func (c canaries) reset(t *testing.T) {
 // interrupted ends resets at any moment, and repeats them.
 func (c canaries) interrupted(t *testing.T) {
 	mark, old, _ := c.soil(t)
-	c.cutoff(t)
+	c.giveBack(t)
 	c.group.Generation++
 	c.group.Endpoints = nil
 	before, former := c.seen, c.seen.Endpoints

@@ -128,7 +128,7 @@ func nothingThere(t *testing.T, s Subject) {
 	for name, err := range map[string]error{
 		"reset":   reset,
 		"publish": s.Backend.Publish(ctx, g),
-		"cutoff":  s.Backend.Cutoff(ctx, g.ID),
+		"cutoff":  s.Backend.Cutoff(ctx, g.ID, 2),
 		"program": errorOf(s.Backend.Program(ctx, g, "bind", nil)),
 	} {
 		if !errors.Is(err, provisioner.ErrNoGroup) {
@@ -155,15 +155,16 @@ func wholeLife(t *testing.T, s Subject) {
 	for generation := 1; generation <= 3; generation++ {
 		ok(t, "publish", s.Backend.Publish(ctx, g))
 		ok(t, "publish again", s.Backend.Publish(ctx, g))
-		ok(t, "cutoff", s.Backend.Cutoff(ctx, g.ID))
-		ok(t, "cutoff again", s.Backend.Cutoff(ctx, g.ID))
-		g.Generation, g.Endpoints = generation+1, nil
+		next := generation + 1
+		ok(t, "cutoff", s.Backend.Cutoff(ctx, g.ID, next*(generation%2))) // 0: without the next generation
+		ok(t, "cutoff again", s.Backend.Cutoff(ctx, g.ID, next))
+		g.Generation, g.Endpoints = next, nil
 		o, err := s.Backend.Reset(ctx, g)
 		ok(t, "reset", err)
-		complete(t, s, o, generation+1)
+		complete(t, s, o, next)
 		sameMembers(t, "after reset", first, o)
 		seen, there := s.find(t, g.ID)
-		if !there || !reflect.DeepEqual(seen.Endpoints, o.Endpoints) || seen.Generation != generation+1 {
+		if !there || !reflect.DeepEqual(seen.Endpoints, o.Endpoints) || seen.Generation != next {
 			t.Errorf("list shows %+v after a reset that gave %+v", seen, o)
 		}
 		g.Endpoints = o.Endpoints

@@ -160,7 +160,7 @@ func (g *tenant) resetOfAll(t *testing.T) {
 			t.Fatalf("before the reset these canaries are not found in %s: %q\n%s", m.Name, missing, said)
 		}
 	}
-	g.cutoff(t)
+	g.giveBack(t)
 	g.reset(t)
 	if g.target.Outside != nil {
 		if where := g.target.Outside(t, g.group.ID, mark); len(where) > 0 {

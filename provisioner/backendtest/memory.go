@@ -296,8 +296,8 @@ func (m *Memory) Publish(ctx context.Context, g provisioner.Group) error {
 }
 
 // Cutoff implements provisioner.Backend.
-func (m *Memory) Cutoff(ctx context.Context, id string) error {
-	return m.tenancy(ctx, Call{Method: "cutoff", Group: id}, func(have *memoryGroup) { have.published = false })
+func (m *Memory) Cutoff(ctx context.Context, id string, next int) error {
+	return m.tenancy(ctx, Call{Method: "cutoff", Group: id, Generation: next}, func(have *memoryGroup) { have.published = false })
 }
 
 // Change implements provisioner.Tenancy.

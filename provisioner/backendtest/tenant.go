@@ -92,10 +92,22 @@ func (g *tenant) publish(t testing.TB) {
 	}
 }
 
+// cutoff leaves the group as it is.
 func (g *tenant) cutoff(t testing.TB) {
 	t.Helper()
-	if err := g.target.Backend.Cutoff(t.Context(), g.group.ID); err != nil {
-		t.Fatalf("cut off group %s: %v", g.group.ID, err)
+	g.cutoffFor(t, 0)
+}
+
+// giveBack cuts off what reset is called for next.
+func (g *tenant) giveBack(t testing.TB) {
+	t.Helper()
+	g.cutoffFor(t, g.group.Generation+1)
+}
+
+func (g *tenant) cutoffFor(t testing.TB, next int) {
+	t.Helper()
+	if err := g.target.Backend.Cutoff(t.Context(), g.group.ID, next); err != nil {
+		t.Fatalf("cut off group %s for generation %d: %v", g.group.ID, next, err)
 	}
 }
 

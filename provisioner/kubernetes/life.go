@@ -114,7 +114,7 @@ func (b *Backend) patch(ctx context.Context, id string, spec map[string]any) (in
 	return cg.Generation, nil
 }
 
-// Reset implements provisioner.Backend.
+// Reset implements provisioner.Backend. It only waits for what Cutoff has begun.
 func (b *Backend) Reset(ctx context.Context, g provisioner.Group) (provisioner.Observation, error) {
 	var none provisioner.Observation
 	cg, err := b.get(ctx, g.ID)
@@ -125,6 +125,9 @@ func (b *Backend) Reset(ctx context.Context, g provisioner.Group) (provisioner.O
 	if cg.Spec.Generation == int64(g.Generation) {
 		if IsLent(cg.Spec) {
 			return none, fmt.Errorf("%w: group %q was lent in generation %d", provisioner.ErrUnclean, g.ID, g.Generation)
+		}
+		if cg.Status.Phase != v1alpha1.PhaseFailed || cg.Status.ObservedGeneration < cg.Generation {
+			return b.settled(ctx, g.ID, cg.Generation)
 		}
 		spec["attempt"] = cg.Spec.Attempt + 1
 	}

@@ -76,8 +76,9 @@ func (b *Backend) openDoors(ctx context.Context, cg *v1alpha1.ContainerGroup, nu
 	return err
 }
 
-// closeDoors cuts off at once, the leader first, and says whether it was the tenant's doors that
-// were closed, and not those of a pod that was just made anew.
+// closeDoors cuts off at once, the leader first, and says whether nobody opens others. It is so when the
+// tenant's doors were closed now, or before by a controller that had seen this spec; not when those of a
+// pod were closed that was just made anew.
 func (b *Backend) closeDoors(ctx context.Context, cg *v1alpha1.ContainerGroup, number int64) (certain bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, agentBound)
 	defer cancel()
@@ -87,7 +88,7 @@ func (b *Backend) closeDoors(ctx context.Context, cg *v1alpha1.ContainerGroup, n
 		if err == nil {
 			var r agent.CloseResult
 			r, err = c.CloseDoors(ctx, agent.CloseRequest{Order: number})
-			certain = certain && r.WasOpen
+			certain = certain && (r.WasOpen || r.Wiped >= number)
 		}
 	}
 	return certain && err == nil, err
@@ -143,13 +144,18 @@ func (b *Backend) Publish(ctx context.Context, g provisioner.Group) error {
 	return err
 }
 
-// Cutoff implements provisioner.Tenancy.
-func (b *Backend) Cutoff(ctx context.Context, id string) error {
+// Cutoff implements provisioner.Tenancy. The controller begins with the next generation while the
+// doors are being closed: its wipe closes them, too.
+func (b *Backend) Cutoff(ctx context.Context, id string, next int) error {
 	cg, err := b.get(ctx, id)
 	if err != nil {
 		return err
 	}
-	number, err := b.patch(ctx, id, map[string]any{"published": false})
+	spec := map[string]any{"published": false}
+	if int64(next) > cg.Spec.Generation {
+		spec["generation"] = next
+	}
+	number, err := b.patch(ctx, id, spec)
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func TestEgress(t *testing.T) {
 			t.Errorf("the leader to %s: %v", address, err)
 		}
 	}
-	if err := b.Cutoff(t.Context(), g.ID); err != nil {
+	if err := b.Cutoff(t.Context(), g.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := reach("127.0.0.80:3128"); !errors.Is(err, unix.ECONNREFUSED) {
@@ -87,7 +87,7 @@ func TestEgress(t *testing.T) {
 			t.Errorf("of the next tenant: %v", err)
 		}
 		if generation == 2 {
-			if err := b.Cutoff(t.Context(), g.ID); err != nil {
+			if err := b.Cutoff(t.Context(), g.ID, 0); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -101,7 +101,7 @@ func (b *Backend) bindAgain(ctx context.Context, leader *member, endpoints []sto
 }
 
 // Cutoff implements provisioner.Tenancy: what leads in, then what leads out.
-func (b *Backend) Cutoff(ctx context.Context, id string) error {
+func (b *Backend) Cutoff(ctx context.Context, id string, _ int) error {
 	r, err := b.record(id)
 	if err != nil {
 		return err

@@ -33,6 +33,9 @@ func ofServer(err error) error {
 	return serverError{err}
 }
 
+// errOverruled is of a spec that is not the newest. The newest brings another go.
+var errOverruled = serverError{errors.New("there is a newer spec")}
+
 func isUnclean(err error) bool { return errors.Is(err, provisioner.ErrUnclean) }
 
 // begin wipes all members and starts the generation of the spec in them. After the first time
@@ -111,7 +114,10 @@ func (w *work) awaitAgent(ctx context.Context, m *member) (agent.State, error) {
 func (w *work) makeEmpty(ctx context.Context, m *member) error {
 	bounded, cancel := context.WithTimeout(ctx, wipeBound)
 	defer cancel()
-	if _, err := m.client.Wipe(bounded, agent.WipeRequest{}); err != nil {
+	if _, err := m.client.Wipe(bounded, agent.WipeRequest{Order: w.cg.Generation}); err != nil {
+		if isOverruled(err) {
+			return errOverruled
+		}
 		return fmt.Errorf("%w: wipe: %w", provisioner.ErrUnclean, err)
 	}
 	p, ok := w.memory.record.Pristine[m.Name]

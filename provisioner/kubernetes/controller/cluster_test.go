@@ -283,7 +283,7 @@ func TestRotation(t *testing.T) {
 		if err := w.Publish(t.Context(), g); err != nil {
 			t.Fatalf("publish: %v", err)
 		}
-		if err := w.Cutoff(t.Context(), g.ID); err != nil {
+		if err := w.Cutoff(t.Context(), g.ID, g.Generation+1); err != nil {
 			t.Fatalf("cutoff: %v", err)
 		}
 		g.Generation++
@@ -376,7 +376,7 @@ func TestControllerRestarts(t *testing.T) {
 	defer conn.Close()
 	stop()
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	if err := b.Cutoff(t.Context(), g.ID); err != nil { // by the agent alone
+	if err := b.Cutoff(t.Context(), g.ID, 2); err != nil { // by the agent alone
 		t.Fatal(err)
 	}
 	g.Generation = 2

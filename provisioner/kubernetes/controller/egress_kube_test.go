@@ -279,7 +279,7 @@ func TestEgress(t *testing.T) {
 		g.serves(t, url, 60*time.Second)
 	})
 	t.Run("Cutoff", func(t *testing.T) {
-		if err := b.Cutoff(t.Context(), g.ID); err != nil {
+		if err := b.Cutoff(t.Context(), g.ID, 0); err != nil {
 			t.Fatal(err)
 		}
 		egress := podOf(t, c, "way", "egress-0")

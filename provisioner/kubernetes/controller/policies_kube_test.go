@@ -48,7 +48,7 @@ func TestPolicies(t *testing.T) {
 		}
 	}
 	// The next generation's doors are elsewhere.
-	if err := w.Cutoff(t.Context(), other.ID); err != nil {
+	if err := w.Cutoff(t.Context(), other.ID, other.Generation+1); err != nil {
 		t.Fatal(err)
 	}
 	other.Generation++
