@@ -214,12 +214,14 @@ func (w *work) bindDoors(ctx context.Context, m *member) error {
 			doors = append(doors, d)
 		}
 	}
-	state, err := m.client.State(ctx) // anew: another container has none
-	if err != nil {
-		return err
-	}
-	if sameDoors(state.Doors, doors) {
-		return nil
+	if m.state == nil || sameDoors(m.state.Doors, doors) {
+		state, err := m.client.State(ctx) // anew: another container has none
+		if err != nil {
+			return err
+		}
+		if sameDoors(state.Doors, doors) {
+			return nil
+		}
 	}
 	if err := m.client.BindDoors(ctx, agent.DoorsRequest{Address: address, Doors: doors}); err != nil {
 		return fmt.Errorf("bind doors: %w", err)
