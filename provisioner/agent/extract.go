@@ -244,7 +244,7 @@ func (x *extractor) file(f *folder, e entry) error {
 	}, func(at, length int64) error {
 		written = at + length
 		return writeZeros(fd, at, length)
-	})
+	}, func(at, length int64) error { return claim(fd, at, length) })
 	if err != nil {
 		return err
 	}
@@ -260,6 +260,15 @@ func (x *extractor) file(f *folder, e entry) error {
 	}
 	t := times(e)
 	return futimens(fd, &t)
+}
+
+// claim gives the file blocks for a part of it, where file systems can.
+func claim(fd int, at, length int64) error {
+	err := unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, at, length)
+	if err == unix.EOPNOTSUPP {
+		return nil
+	}
+	return err
 }
 
 // writeAt writes all of the data there.

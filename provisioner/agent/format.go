@@ -25,8 +25,9 @@ import (
 //	hard     name, path in the place of a file before it
 //	finish   nothing follows
 //
-// An extent is its kind (data, zeros, hole), its length, and the bytes of data. Zeros
-// are written, holes are not. (tar has no holes that Go could write.)
+// An extent is its kind (data, zeros, hole, room), its length, and the bytes of data. Zeros
+// are written, holes are not; room is a hole whose blocks the file has. (tar has no holes that
+// Go could write.)
 const pristineMagic = "remuda pristine 1\n"
 
 const (
@@ -46,6 +47,7 @@ const (
 	extentData
 	extentZeros
 	extentHole
+	extentRoom
 )
 
 const (
@@ -323,8 +325,9 @@ func (u *unpacker) check(e entry) error {
 	return nil
 }
 
-// extents calls data for the parts of a file that are not holes: zeros without bytes.
-func (u *unpacker) extents(data func(offset int64, bytes []byte) error, zeros func(offset, length int64) error) error {
+// extents calls data for the parts of a file that are not holes, zeros for those without bytes, and
+// room for holes that have blocks.
+func (u *unpacker) extents(data func(offset int64, bytes []byte) error, zeros, room func(offset, length int64) error) error {
 	for at := int64(0); ; {
 		kind, err := u.ReadByte()
 		if err != nil || kind == extentEnd {
@@ -342,6 +345,8 @@ func (u *unpacker) extents(data func(offset int64, bytes []byte) error, zeros fu
 		case extentZeros:
 			err = zeros(at, length)
 		case extentHole:
+		case extentRoom:
+			err = room(at, length)
 		default:
 			err = fmt.Errorf("%w: an extent of kind %d", errDamaged, kind)
 		}

@@ -32,6 +32,7 @@ func helperTemplate(args []string) error {
 	_, err = f.WriteAt([]byte("in the middle"), 5<<20)
 	_, err2 := f.WriteAt(make([]byte, 1<<20), 10<<20)
 	err = errors.Join(err, err2, f.Truncate(96<<20), f.Close(),
+		room(dir+"/room", 7<<20),
 		os.WriteFile(dir+"/zeros", make([]byte, 3<<20+17), 0o640),
 		os.WriteFile(dir+"/ends in zeros", append(bytes.Repeat([]byte("x"), 100_000), make([]byte, 200_000)...), 0o4755),
 		os.WriteFile(dir+"/empty", nil, 0o444), os.MkdirAll(dir+"/a/b/c", 0o700), os.WriteFile(dir+"/a/b/f", bytes.Repeat([]byte("0123456789"), 70_000), 0o600),
@@ -46,6 +47,15 @@ func helperTemplate(args []string) error {
 		err = errors.Join(err, os.Chtimes(dir+"/"+name, old, old))
 	}
 	return err
+}
+
+// room makes a file with blocks that were never written.
+func room(path string, size int64) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size), f.Close())
 }
 
 func TestPodPristine(t *testing.T) {

@@ -118,13 +118,17 @@ func (w *walker) file(pathFD int, st unix.Stat_t, e entry, path string) error {
 	if err := w.entry(e); err != nil {
 		return err
 	}
+	hole := byte(extentHole)
+	if st.Blocks >= (e.size+511)/512 {
+		hole = extentRoom
+	}
 	for at := int64(0); at < e.size; {
 		begin, end, err := nextData(fd, at, e.size)
 		if err != nil {
 			return pathError("pack", path, err)
 		}
 		if begin > at {
-			if err := w.extent(extentHole, begin-at, nil); err != nil {
+			if err := w.extent(hole, begin-at, nil); err != nil {
 				return err
 			}
 		}

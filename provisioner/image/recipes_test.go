@@ -174,7 +174,7 @@ CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION tf(); CREATE 
 SET ROLE NONE; CREATE SCHEMA mine; CREATE TABLE mine.t (a int); GRANT ALL ON SCHEMA mine TO app_owner; GRANT ALL ON mine.t TO app_owner;`)
 	for _, text := range []string{
 		"CREATE DATABASE other", "CREATE ROLE x", "ALTER SYSTEM SET work_mem='1MB'", "COPY t TO '/tmp/x'", "COPY t FROM PROGRAM 'id'", "SELECT pg_read_file('/etc/passwd')", "SELECT * FROM pg_authid",
-		"CREATE EXTENSION dblink", "SET SESSION AUTHORIZATION postgres", "SET ROLE postgres", "ALTER ROLE app_owner LOGIN", "ALTER ROLE CURRENT_USER SUPERUSER", "SELECT lo_import('/etc/passwd')", "ALTER DATABASE postgres CONNECTION LIMIT 0", "GRANT app_owner TO pg_monitor",
+		"CREATE EXTENSION dblink", "SET SESSION AUTHORIZATION postgres", "SET ROLE postgres", "ALTER ROLE app_owner LOGIN", "ALTER ROLE CURRENT_USER SUPERUSER", "SELECT lo_import('/etc/passwd')", "ALTER DATABASE template1 CONNECTION LIMIT 0", "GRANT app_owner TO pg_monitor",
 	} {
 		if out, err := sqlIn("app", second, text); err == nil {
 			t.Errorf("%s works: %s", text, out)

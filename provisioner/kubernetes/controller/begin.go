@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/remuda/remuda/provisioner"
@@ -38,8 +39,8 @@ var errOverruled = serverError{errors.New("there is a newer spec")}
 
 func isUnclean(err error) bool { return errors.Is(err, provisioner.ErrUnclean) }
 
-// begin wipes all members and starts the generation of the spec in them. After the first time
-// they must come to look as they did then.
+// begin wipes all members and starts the generation of the spec in them, and asks how they are then.
+// After the first time they must come to look as they did then.
 func (w *work) begin(ctx context.Context) error {
 	err := w.each(func(m *member) error {
 		if m.state == nil {
@@ -82,8 +83,12 @@ func (w *work) begin(ctx context.Context) error {
 		return err
 	}
 	if !w.memory.record.Begun {
+		defer w.askAgents(ctx)
 		return w.takeBaselines(ctx)
 	}
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	asking.Go(func() { w.askAgents(ctx) })
 	return w.each(func(m *member) error {
 		base, ok := w.memory.record.Baseline[m.Name]
 		if !ok {

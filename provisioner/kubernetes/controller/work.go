@@ -192,7 +192,6 @@ func (w *work) keepWarm(ctx context.Context) (time.Duration, error) {
 	}
 	w.memory.proven, w.memory.failed = number, nil
 	w.phase = v1alpha1.PhaseWarm
-	w.askAgents(ctx)
 	w.tend = true
 	return lookAgain, nil
 }
