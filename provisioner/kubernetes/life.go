@@ -114,7 +114,7 @@ func (b *Backend) patch(ctx context.Context, id string, spec map[string]any) (in
 	return cg.Generation, nil
 }
 
-// Reset implements provisioner.Backend. It only waits for what Cutoff has begun.
+// Reset implements provisioner.Backend. Where Cutoff has begun it, it only waits.
 func (b *Backend) Reset(ctx context.Context, g provisioner.Group) (provisioner.Observation, error) {
 	var none provisioner.Observation
 	cg, err := b.get(ctx, g.ID)

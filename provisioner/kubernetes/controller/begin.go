@@ -22,7 +22,7 @@ const (
 	wipeBound  = 60 * time.Second
 )
 
-// serverError is of the API server, and says nothing about the group.
+// serverError is of the API server, or of a spec that is not its newest, and says nothing about the group.
 type serverError struct{ error }
 
 func (e serverError) Unwrap() error { return e.error }
@@ -33,9 +33,6 @@ func ofServer(err error) error {
 	}
 	return serverError{err}
 }
-
-// errOverruled is of a spec that is not the newest. The newest brings another go.
-var errOverruled = serverError{errors.New("there is a newer spec")}
 
 func isUnclean(err error) bool { return errors.Is(err, provisioner.ErrUnclean) }
 
@@ -121,7 +118,7 @@ func (w *work) makeEmpty(ctx context.Context, m *member) error {
 	defer cancel()
 	if _, err := m.client.Wipe(bounded, agent.WipeRequest{Order: w.cg.Generation}); err != nil {
 		if isOverruled(err) {
-			return errOverruled
+			return ofServer(err) // the newer spec brings another go
 		}
 		return fmt.Errorf("%w: wipe: %w", provisioner.ErrUnclean, err)
 	}
