@@ -79,7 +79,7 @@ func newRelays(log *slog.Logger) (*relays, error) {
 		return nil, fmt.Errorf("make relays: %w", err)
 	}
 	named := make(chan struct{})
-	go r.run(named)
+	go r.takeThread(named)
 	<-named
 	return r, nil
 }
@@ -120,9 +120,21 @@ func (r *relays) end() {
 	<-r.done
 }
 
+// takeThread runs on a thread that is not the process' first: that one never ends, would keep the name, and
+// stands for the whole process where threads are told apart.
+func (r *relays) takeThread(named chan struct{}) {
+	runtime.LockOSThread() // and never unlocked: the thread ends with run
+	if unix.Gettid() == unix.Getpid() {
+		go r.takeThread(named)
+		<-named // until then this thread is taken
+		runtime.UnlockOSThread()
+		return
+	}
+	r.run(named)
+}
+
 func (r *relays) run(named chan<- struct{}) {
 	defer close(r.done)
-	runtime.LockOSThread() // and never unlocked: the thread ends with this function
 	nameThread()
 	close(named)
 	events := make([]unix.EpollEvent, 64)
