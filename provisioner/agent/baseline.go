@@ -71,7 +71,7 @@ func (a *Agent) listeners() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := os.ReadFile("/proc/self/net/unix")
+	data, err := os.ReadFile("/proc/thread-self/net/unix")
 	if err != nil {
 		return nil, err
 	}

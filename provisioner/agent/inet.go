@@ -22,7 +22,7 @@ func inetListeners(own map[uint64]bool) ([]string, error) {
 		out, names = nil, append(names, "tcp", "tcp6")
 	}
 	for _, name := range names {
-		data, err := os.ReadFile("/proc/self/net/" + name)
+		data, err := os.ReadFile("/proc/thread-self/net/" + name)
 		if os.IsNotExist(err) {
 			continue // no IPv6
 		}

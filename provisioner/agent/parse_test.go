@@ -24,7 +24,7 @@ func TestListeners(t *testing.T) {
 	}
 	var want []string
 	for _, name := range []string{"tcp", "tcp6"} {
-		data, err := os.ReadFile("/proc/self/net/" + name)
+		data, err := os.ReadFile("/proc/thread-self/net/" + name)
 		if err != nil && !os.IsNotExist(err) {
 			t.Fatal(err)
 		}
