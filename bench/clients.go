@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/lib/pq"
 	"golang.org/x/sys/unix"
+
+	"github.com/remuda/remuda/internal/ownthread"
 )
 
 // credentials as a binding has them.
@@ -33,27 +34,20 @@ func published(ctx context.Context, address string) (net.Conn, error) {
 // nothing between client and server.
 func inside(pid, port int) dial {
 	return func(ctx context.Context, _ string) (net.Conn, error) {
-		type result struct {
-			conn net.Conn
-			err  error
-		}
-		done := make(chan result)
-		go func() {
-			runtime.LockOSThread() // and never unlocked: the thread ends with this function
+		var conn net.Conn
+		err := ownthread.Do(func() error {
 			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 			if err == nil {
 				err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 				ns.Close()
 			}
 			if err != nil {
-				done <- result{nil, fmt.Errorf("enter network of process %d: %w", pid, err)}
-				return
+				return fmt.Errorf("enter network of process %d: %w", pid, err)
 			}
-			conn, err := dialHere(port)
-			done <- result{conn, err}
-		}()
-		r := <-done
-		return r.conn, r.err
+			conn, err = dialHere(port)
+			return err
+		})
+		return conn, err
 	}
 }
 

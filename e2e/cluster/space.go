@@ -6,10 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/remuda/remuda/internal/ownthread"
 )
 
 // space is the namespaces of a cluster. The pause program is the first process
@@ -37,7 +38,7 @@ var hidden = []string{"/run", "/var/lib", "/var/log"}
 func newSpace(dir, pause string, ownNetwork bool) (*space, error) {
 	s := &space{calls: make(chan func()), quit: make(chan struct{}), gone: make(chan struct{}), own: ownNetwork}
 	entered := make(chan error)
-	go s.thread(dir, pause, entered)
+	ownthread.Go(func() { s.thread(dir, pause, entered) })
 	if err := <-entered; err != nil {
 		return nil, errors.Join(err, s.end())
 	}
@@ -66,18 +67,8 @@ func newSpace(dir, pause string, ownNetwork bool) (*space, error) {
 	return s, nil
 }
 
-// thread makes the namespaces and serves calls in them.
+// thread makes the namespaces and serves calls in them, on a thread of its own.
 func (s *space) thread(dir, pause string, entered chan<- error) {
-	runtime.LockOSThread() // and never unlocked: the runtime ends the thread
-	if unix.Gettid() == os.Getpid() {
-		// The first thread is never ended: take another one while this one is
-		// kept busy.
-		done := make(chan struct{})
-		go func() { s.thread(dir, pause, entered); close(done) }()
-		<-done
-		runtime.UnlockOSThread()
-		return
-	}
 	defer close(s.gone)
 	if err := s.enter(dir, pause); err != nil {
 		entered <- err
@@ -189,25 +180,12 @@ func (s *space) run(cmd *exec.Cmd) ([]byte, error) {
 
 // inNetwork runs f on a thread in the network namespace, and gives up the thread.
 func (s *space) inNetwork(f func() error) error {
-	errc := make(chan error, 1)
-	var on func()
-	on = func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == os.Getpid() {
-			done := make(chan struct{})
-			go func() { on(); close(done) }()
-			<-done
-			runtime.UnlockOSThread()
-			return
-		}
+	return ownthread.Do(func() error {
 		if err := enterNamespace(s.init.Process.Pid, "net"); err != nil {
-			errc <- err
-			return
+			return err
 		}
-		errc <- f()
-	}
-	go on()
-	return <-errc
+		return f()
+	})
 }
 
 // end kills every process in the namespaces, and leaves them.

@@ -21,6 +21,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/remuda/remuda/internal/ownthread"
 )
 
 func init() {
@@ -311,37 +313,29 @@ func dialIn(t testing.TB, pid, port int) net.Conn {
 }
 
 func tryDialIn(pid, port int) (net.Conn, error) {
-	type result struct {
-		c   net.Conn
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this
-		c, err := func() (net.Conn, error) {
-			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-			if err != nil {
-				return nil, err
-			}
-			defer ns.Close()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return nil, err
-			}
-			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				return nil, err
-			}
-			f := os.NewFile(uintptr(fd), "tcp")
-			defer f.Close()
-			if err := unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-				return nil, err
-			}
-			return net.FileConn(f)
-		}()
-		done <- result{c, err}
-	}()
-	r := <-done
-	return r.c, r.err
+	var c net.Conn
+	err := ownthread.Do(func() error {
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		f := os.NewFile(uintptr(fd), "tcp")
+		defer f.Close()
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+			return err
+		}
+		c, err = net.FileConn(f)
+		return err
+	})
+	return c, err
 }
 
 // Where memory runs out, all that the agent has started is ended before it.

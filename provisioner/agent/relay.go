@@ -3,10 +3,11 @@ package agent
 import (
 	"fmt"
 	"log/slog"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/remuda/remuda/internal/ownthread"
 )
 
 const (
@@ -79,7 +80,7 @@ func newRelays(log *slog.Logger) (*relays, error) {
 		return nil, fmt.Errorf("make relays: %w", err)
 	}
 	named := make(chan struct{})
-	go r.takeThread(named)
+	ownthread.Go(func() { r.run(named) })
 	<-named
 	return r, nil
 }
@@ -118,19 +119,6 @@ func (r *relays) abort() {
 func (r *relays) end() {
 	r.do(func() { r.stop = true })
 	<-r.done
-}
-
-// takeThread runs on a thread that is not the process' first: that one never ends, would keep the name, and
-// stands for the whole process where threads are told apart.
-func (r *relays) takeThread(named chan struct{}) {
-	runtime.LockOSThread() // and never unlocked: the thread ends with run
-	if unix.Gettid() == unix.Getpid() {
-		go r.takeThread(named)
-		<-named // until then this thread is taken
-		runtime.UnlockOSThread()
-		return
-	}
-	r.run(named)
 }
 
 func (r *relays) run(named chan<- struct{}) {

@@ -2,33 +2,17 @@ package local
 
 import (
 	"fmt"
-	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/remuda/remuda/internal/ownthread"
 )
 
 // inNamespaces runs fn on a thread that has entered the namespaces ("mnt",
 // "ipc", "net") of a process, and throws the thread away. fn must not start
 // goroutines or processes.
 func inNamespaces(pid int, kinds []string, fn func() error) error {
-	errc := make(chan error, 1)
-	go enterAndRun(pid, kinds, fn, errc)
-	return <-errc
-}
-
-func enterAndRun(pid int, kinds []string, fn func() error, errc chan<- error) {
-	runtime.LockOSThread() // and never unlocked: the runtime ends the thread
-	if unix.Gettid() == os.Getpid() {
-		// The first thread stands for the process in /proc/self and is never
-		// ended: take another one while this one is kept busy.
-		again := make(chan error, 1)
-		go enterAndRun(pid, kinds, fn, again)
-		errc <- <-again
-		runtime.UnlockOSThread()
-		return
-	}
-	errc <- func() error {
+	return ownthread.Do(func() error {
 		// A thread that shares its root and working directory with others
 		// cannot change its mount namespace.
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
@@ -49,5 +33,5 @@ func enterAndRun(pid int, kinds []string, fn func() error, errc chan<- error) {
 			}
 		}
 		return fn()
-	}()
+	})
 }

@@ -8,11 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/remuda/remuda/internal/ownthread"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/image"
 )
@@ -113,22 +113,7 @@ func (b *Backend) removeAgentDisk() error {
 // systems are attached; prepare is called there first. The namespace ends with
 // the command and what it leaves running elsewhere.
 func (o *ownMounts) runPrivately(cmd *exec.Cmd, prepare func() error) error {
-	errc := make(chan error, 1)
-	go o.isolateAndRun(cmd, prepare, errc)
-	return <-errc
-}
-
-func (o *ownMounts) isolateAndRun(cmd *exec.Cmd, prepare func() error, errc chan<- error) {
-	runtime.LockOSThread() // and never unlocked: the runtime ends the thread
-	if unix.Gettid() == os.Getpid() {
-		// As in enterAndRun: the first thread is never ended.
-		again := make(chan error, 1)
-		go o.isolateAndRun(cmd, prepare, again)
-		errc <- <-again
-		runtime.UnlockOSThread()
-		return
-	}
-	errc <- func() error {
+	return ownthread.Do(func() error {
 		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 			return fmt.Errorf("unshare: %w", err)
 		}
@@ -144,7 +129,7 @@ func (o *ownMounts) isolateAndRun(cmd *exec.Cmd, prepare func() error, errc chan
 			return err
 		}
 		return cmd.Run() // is born in this thread's namespace, and dies with the thread
-	}()
+	})
 }
 
 // runOwn starts the container of a member with a root of its own.

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/e2e/cluster"
+	"github.com/remuda/remuda/internal/ownthread"
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/kubernetes"
@@ -116,16 +116,13 @@ func from(t *testing.T, pod *corev1.Pod, f func()) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends here
-		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		if err == nil {
-			f()
+	if err := ownthread.Do(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+		f()
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 }
