@@ -266,7 +266,7 @@ func (i *installation) count(b *testing.B, offset int64) (ours, others, reads in
 	return ours, others, reads
 }
 
-// resets: the same definitions on the local back end and on pods, from the beginning of the cut-off until
+// resets: the same definitions on the local back end and on pods, with and without a CPU limit, from the beginning of the cut-off until
 // the group is warm again.
 func (i *installation) resets(b *testing.B) {
 	i.t = b
@@ -275,15 +275,19 @@ func (i *installation) resets(b *testing.B) {
 		b.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	config := i.cluster.RESTConfig()
-	config.QPS, config.Burst = 200, 400
-	pods, err := kubernetes.New(kubernetes.Options{Config: config, Namespace: kubetest.Namespace, System: kubetest.System, Broker: "bench", Logger: log})
-	if err != nil {
-		b.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go func() { _ = pods.Run(ctx) }()
+	inPods := func(limit v1alpha1.CPULimit) provisioner.Backend {
+		config := i.cluster.RESTConfig()
+		config.QPS, config.Burst = 200, 400
+		back, err := kubernetes.New(kubernetes.Options{Config: config, Namespace: kubetest.Namespace, System: kubetest.System, Broker: "bench", CPULimit: limit, Logger: log})
+		if err != nil {
+			b.Fatal(err)
+		}
+		go func() { _ = back.Run(ctx) }()
+		return back
+	}
+	limited, bursting := inPods(v1alpha1.CPULimitPlan), inPods(v1alpha1.CPULimitNone)
 	here, err := local.New(local.Options{StateDir: b.TempDir(), ImageDir: backendtest.ImageDir(), Agent: kubetest.Binary() + "-agent", Logger: log,
 		Publish: local.Publish{Host: "127.0.0.1", FirstPort: 21000, LastPort: 21999}})
 	if err != nil {
@@ -317,10 +321,13 @@ func (i *installation) resets(b *testing.B) {
 			}
 			return middle(took)
 		}
-		local, pod := of(here, backendtest.Image(b, recipes...)), of(pods, kubetest.Image)
-		b.ReportMetric(ms(pod), "ms/"+r.Name)
+		local := of(here, backendtest.Image(b, recipes...))
 		b.ReportMetric(ms(local), "ms/"+r.Name+"-local")
-		b.ReportMetric(float64(pod)/float64(local), r.Name+"-ratio(aim≤1.5)")
+		for name, back := range map[string]provisioner.Backend{r.Name: limited, r.Name + "-no-cpu-limit": bursting} {
+			pod := of(back, kubetest.Image)
+			b.ReportMetric(ms(pod), "ms/"+name)
+			b.ReportMetric(float64(pod)/float64(local), name+"-ratio(aim≤1.5)")
+		}
 	}
 	b.ReportMetric(0, "ns/op")
 }

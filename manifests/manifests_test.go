@@ -298,6 +298,7 @@ func TestValues(t *testing.T) {
 		"database.secret=":              "broker.replicas must be 1 without database.secret",
 		"brokers.replicas=3":            "brokers",
 		"broker.replicas=many":          "replicas",
+		"groups.cpuLimit=half":          "cpuLimit",
 		"groups.address=name":           "address",
 		"pools.mysql/small.ceiling=0":   "ceiling",
 		"members.image=":                "image",

@@ -85,11 +85,12 @@ func TestValidateNamesEveryFault(t *testing.T) {
 	c.Pools = map[string]Pool{"default": {}, "mysql/small": {Floor: ptr(9), Ceiling: ptr(3)}}
 	c.DatabaseURL = "mysql://x"
 	c.Egress.Deny = []string{"10.0.0.0/8", "10.0.0.1", "::ffff:10.0.0.0/104"}
+	c.Backend, c.Kubernetes.CPULimit, c.Kubernetes.PodSecurity = "kubernetes", "0", "privileged"
 	err := c.Validate()
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"listen", "username", "state_dir", "publish.ports", "pools.mysql/small", "database_url", `"10.0.0.1"`, `"::ffff:10.0.0.0/104"`} {
+	for _, want := range []string{"kubernetes.image", `kubernetes.cpu_limit: "0" is neither plan nor none`, "kubernetes.pod_security", "listen", "username", "state_dir", "publish.ports", "pools.mysql/small", "database_url", `"10.0.0.1"`, `"::ffff:10.0.0.0/104"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %q", want, err)
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/provisioner/kubernetes"
+	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
 	"github.com/remuda/remuda/provisioner/kubernetes/controller"
 )
 
@@ -33,14 +34,17 @@ type KubernetesConfig struct {
 	Ephemeral       []string         `yaml:"ephemeral"`        // offerings or offering/plan whose data may end with a pod
 	Address         string           `yaml:"address"`          // what credentials name: ip or dns
 	PodSecurity     kubernetes.Level `yaml:"pod_security"`     // of members: baseline or restricted
+	CPULimit        string           `yaml:"cpu_limit"`        // of members: plan or none
 	PullPolicy      string           `yaml:"image_pull_policy"`
 	PullSecrets     []string         `yaml:"image_pull_secrets"`
 }
 
 func defaultKubernetes() KubernetesConfig {
-	return KubernetesConfig{Namespace: "remuda-groups", SystemNamespace: "remuda", Broker: "remuda", Address: "ip", PodSecurity: kubernetes.Baseline,
+	return KubernetesConfig{Namespace: "remuda-groups", SystemNamespace: "remuda", Broker: "remuda", Address: "ip", PodSecurity: kubernetes.Baseline, CPULimit: "plan",
 		PullPolicy: string(corev1.PullIfNotPresent), Ephemeral: []string{}, PullSecrets: []string{}}
 }
+
+var cpuLimits = map[string]v1alpha1.CPULimit{"plan": v1alpha1.CPULimitPlan, "none": v1alpha1.CPULimitNone}
 
 var labelValue = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
@@ -60,6 +64,9 @@ func (k KubernetesConfig) faults(needsImage bool) map[string]string {
 	}
 	if !k.PodSecurity.Valid() {
 		faults["pod_security"] = fmt.Sprintf("%q is neither baseline nor restricted", k.PodSecurity)
+	}
+	if cpuLimits[k.CPULimit] == "" {
+		faults["cpu_limit"] = fmt.Sprintf("%q is neither plan nor none", k.CPULimit)
 	}
 	if !slices.Contains([]string{string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}, k.PullPolicy) {
 		faults["image_pull_policy"] = fmt.Sprintf("%q is not Always, IfNotPresent or Never", k.PullPolicy)
@@ -97,7 +104,8 @@ func newKubernetes(c Config, log *slog.Logger) (*kubernetes.Backend, error) {
 	}
 	logLibraries(log)
 	k := c.Kubernetes
-	return kubernetes.New(kubernetes.Options{Config: rc, Namespace: k.Namespace, System: k.SystemNamespace, Broker: k.Broker, Ephemeral: k.Ephemeral, Logger: log})
+	return kubernetes.New(kubernetes.Options{Config: rc, Namespace: k.Namespace, System: k.SystemNamespace, Broker: k.Broker, Ephemeral: k.Ephemeral,
+		CPULimit: cpuLimits[k.CPULimit], Logger: log})
 }
 
 // newController is the command that makes the pods.

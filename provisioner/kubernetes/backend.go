@@ -39,6 +39,7 @@ type Options struct {
 	Broker    string // whose groups these are, a label value: [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?
 	// Ephemeral names offerings and plans ("http" or "http/small") whose data may end with a pod.
 	Ephemeral []string
+	CPULimit  v1alpha1.CPULimit // of new groups; the others keep theirs
 	Logger    *slog.Logger
 }
 

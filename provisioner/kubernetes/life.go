@@ -30,7 +30,7 @@ func (b *Backend) Create(ctx context.Context, g provisioner.Group) (provisioner.
 	if err != nil {
 		return none, err
 	}
-	spec.Generation = int64(g.Generation)
+	spec.Generation, spec.CPULimit = int64(g.Generation), b.o.CPULimit
 	cg := &v1alpha1.ContainerGroup{
 		ObjectMeta: metav1.ObjectMeta{Name: g.ID, Namespace: b.o.Namespace, Finalizers: []string{Finalizer},
 			Labels: map[string]string{LabelBroker: b.o.Broker, LabelFingerprint: g.Definition.Fingerprint()[:63]}},

@@ -215,7 +215,7 @@ func waitsForPod(c *corev1.PersistentVolumeClaim) bool {
 
 // resizePod sets the limits of a running container.
 func (w *work) resizePod(ctx context.Context, m *member) error {
-	want := resources(m.Size)
+	want := w.resources(m.Size)
 	pod := m.pod.DeepCopy()
 	if !equality.Semantic.DeepEqual(pod.Spec.Containers[0].Resources, want) {
 		before := pod.DeepCopy()

@@ -3,6 +3,7 @@
 package controller_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/pem"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -296,6 +298,59 @@ func TestRotation(t *testing.T) {
 	}
 	if after := container(); after != before {
 		t.Errorf("the container was %s and is %s", before, after)
+	}
+}
+
+// The pod of a group without a CPU limit has none, keeps none in other sizes, and is still never restarted.
+func TestNoCPULimit(t *testing.T) {
+	w := newWorld(t, controller.Options{})
+	spec, err := kubernetes.SpecOf(redis(t), func(string) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.Generation, spec.CPULimit = 1, v1alpha1.CPULimitNone
+	cg := &v1alpha1.ContainerGroup{ObjectMeta: metav1.ObjectMeta{Name: "bursts", Namespace: kubetest.Namespace}, Spec: spec}
+	if err := w.client.Create(t.Context(), cg); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = w.c.Kubectl("-n", kubetest.Namespace, "delete", "cg", "bursts", "--timeout=60s") }()
+	phase := func(want v1alpha1.Phase) {
+		t.Helper()
+		w.eventually("phase "+string(want), time.Minute, func() (bool, string) {
+			g := w.group("bursts")
+			return g.Status.Phase == want && g.Status.ObservedGeneration == g.Generation, string(g.Status.Phase) + " " + g.Status.Reason
+		})
+	}
+	container := ""
+	sized := func(cpu, memory string) {
+		t.Helper()
+		var pod corev1.Pod
+		if err := w.client.Get(t.Context(), client.ObjectKey{Namespace: kubetest.Namespace, Name: kubernetes.PodName("bursts", "server-0")}, &pod); err != nil {
+			t.Fatal(err)
+		}
+		r, status := pod.Spec.Containers[0].Resources, pod.Status.ContainerStatuses[0]
+		if len(r.Limits) != 1 || r.Limits.Memory().String() != memory || r.Requests.Cpu().String() != cpu {
+			t.Errorf("resources %+v, want %s of CPU asked for and %s of memory as the only limit", r, cpu, memory)
+		}
+		if container = cmp.Or(container, status.ContainerID); status.ContainerID != container || status.RestartCount != 0 {
+			t.Errorf("container %s, restarted %d times; it was %s", status.ContainerID, status.RestartCount, container)
+		}
+	}
+	phase(v1alpha1.PhaseWarm)
+	was := spec.Members[0]
+	sized(resource.NewMilliQuantity(was.CPU.MilliValue()/10, resource.DecimalSI).String(), was.Memory.String())
+	w.patch("bursts", `{"spec":{"lent":1,"published":true}}`)
+	phase(v1alpha1.PhaseClaimed)
+	w.patch("bursts", fmt.Sprintf(`{"spec":{"attempt":1,"members":[{"role":"server","count":1,"cpu":"2","memory":"512Mi","disk":%q,"ephemeral":true}]}}`, was.Disk.String()))
+	phase(v1alpha1.PhaseClaimed)
+	sized("200m", "512Mi")
+	w.patch("bursts", `{"spec":{"published":false,"generation":2}}`)
+	phase(v1alpha1.PhaseWarm)
+	sized("200m", "512Mi")
+	limited := &v1alpha1.ContainerGroup{ObjectMeta: cg.ObjectMeta}
+	err = w.client.Patch(t.Context(), limited, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"cpuLimit":"Plan"}}`)))
+	if err == nil || !strings.Contains(err.Error(), "cpuLimit cannot change") {
+		t.Errorf("another rule for the CPU limit: %v", err)
 	}
 }
 

@@ -90,12 +90,16 @@ func (w *work) claim(m provisioner.Member) *corev1.PersistentVolumeClaim {
 }
 
 // resources of a member: it gets its memory for certain, and a tenth of its processor time.
-func resources(s catalog.Size) corev1.ResourceRequirements {
+func (w *work) resources(s catalog.Size) corev1.ResourceRequirements {
 	cpu, memory := int64(s.CPU*1000+0.5), resource.NewQuantity(int64(s.Memory), resource.BinarySI)
-	return corev1.ResourceRequirements{
-		Limits:   corev1.ResourceList{corev1.ResourceCPU: *resource.NewMilliQuantity(cpu, resource.DecimalSI), corev1.ResourceMemory: *memory},
+	r := corev1.ResourceRequirements{
+		Limits:   corev1.ResourceList{corev1.ResourceMemory: *memory},
 		Requests: corev1.ResourceList{corev1.ResourceCPU: *resource.NewMilliQuantity(max(cpu/10, 1), resource.DecimalSI), corev1.ResourceMemory: *memory},
 	}
+	if w.cg.Spec.CPULimit != v1alpha1.CPULimitNone {
+		r.Limits[corev1.ResourceCPU] = *resource.NewMilliQuantity(cpu, resource.DecimalSI)
+	}
+	return r
 }
 
 // pod of a member. Pod Security "baseline": a read-only root, no right beyond those to change users. With
@@ -124,7 +128,7 @@ func (w *work) pod(m provisioner.Member) (*corev1.Pod, error) {
 	security := w.security(m)
 	env := []corev1.EnvVar{{Name: agent.EnvPlaces, Value: string(text)}}
 	layout := corev1.Container{Name: "layout", Image: w.cg.Spec.Image, Command: []string{"/remuda/agent", "agent", "--layout"}, ImagePullPolicy: w.r.o.PullPolicy,
-		Env: env, SecurityContext: security, VolumeMounts: whole, Resources: resources(m.Size), TerminationMessagePath: agent.PrivateDir + "/termination"}
+		Env: env, SecurityContext: security, VolumeMounts: whole, Resources: w.resources(m.Size), TerminationMessagePath: agent.PrivateDir + "/termination"}
 	disk := corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: resource.NewQuantity(int64(m.Size.Disk), resource.BinarySI)}}
 	if w.hasClaim(m) {
 		disk = corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: kubernetes.PodName(w.cg.Name, m.Name)}}
@@ -211,7 +215,7 @@ func (w *work) agentPod(m provisioner.Member) *corev1.Pod {
 			Command: []string{"/remuda/agent", "agent", "--listen", ":" + strconv.Itoa(agent.Port)},
 			Env: []corev1.EnvVar{identity(agent.EnvCertificate, kubernetes.KeyCertificate), identity(agent.EnvKey, kubernetes.KeyKey),
 				identity(agent.EnvAuthorities, kubernetes.KeyAuthorities)},
-			Resources: resources(m.Size),
+			Resources: w.resources(m.Size),
 			Ports:     []corev1.ContainerPort{{Name: "agent", ContainerPort: agent.Port}},
 			ResizePolicy: []corev1.ContainerResizePolicy{
 				{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.NotRequired}, {ResourceName: corev1.ResourceMemory, RestartPolicy: corev1.NotRequired}},

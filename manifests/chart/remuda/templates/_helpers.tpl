@@ -18,7 +18,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $kubernetes := dict
   "namespace" .Values.groups.namespace "system_namespace" .Release.Namespace "broker" .Values.broker.name
   "image" .Values.members.image "storage_class" .Values.groups.storageClass "ephemeral" .Values.groups.ephemeral
-  "address" .Values.groups.address "pod_security" .Values.groups.podSecurity "image_pull_policy" .Values.members.pullPolicy "image_pull_secrets" .Values.members.pullSecrets -}}
+  "address" .Values.groups.address "pod_security" .Values.groups.podSecurity "cpu_limit" .Values.groups.cpuLimit
+  "image_pull_policy" .Values.members.pullPolicy "image_pull_secrets" .Values.members.pullSecrets -}}
 {{- $config := dict
   "listen" ":8080" "backend" "kubernetes" "state_dir" "/var/lib/remuda/state"
   "password_file" "/etc/remuda/platform/password" "seal_key_file" "/etc/remuda/seal/seal.key"

@@ -55,6 +55,7 @@ type ContainerGroupList struct {
 // +kubebuilder:validation:XValidation:rule="self.generation >= oldSelf.generation",message="a generation never comes back"
 // +kubebuilder:validation:XValidation:rule="self.recipe.name == oldSelf.recipe.name",message="a group cannot become another kind of middleware"
 // +kubebuilder:validation:XValidation:rule="self.members.map(m, m.role) == oldSelf.members.map(m, m.role)",message="the members of a group cannot be other ones; only their sizes can change"
+// +kubebuilder:validation:XValidation:rule="self.cpuLimit == oldSelf.cpuLimit",message="cpuLimit cannot change: a running pod keeps its CPU limit, or has none"
 type ContainerGroupSpec struct {
 	Recipe Recipe `json:"recipe"`
 	// Plan is for people.
@@ -71,6 +72,11 @@ type ContainerGroupSpec struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
 	Members []MemberSpec `json:"members"`
+	// CPULimit says what a member's cpu is: the most that it gets (Plan), or its share where others want
+	// the processor too (None).
+	// +optional
+	// +kubebuilder:default=Plan
+	CPULimit CPULimit `json:"cpuLimit,omitempty"`
 	// Environment is given to every program of every member.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=64
@@ -133,6 +139,16 @@ type MemberSpec struct {
 	// +optional
 	Ephemeral bool `json:"ephemeral,omitempty"`
 }
+
+// CPULimit is the rule by which the pods of members get a CPU limit; "" is CPULimitPlan.
+//
+// +kubebuilder:validation:Enum=Plan;None
+type CPULimit string
+
+const (
+	CPULimitPlan CPULimit = "Plan" // of the member's cpu
+	CPULimitNone CPULimit = "None"
+)
 
 // Phase is where a group is in its life.
 //
