@@ -112,6 +112,15 @@ func (w *world) patch(id, body string) {
 	}
 }
 
+// reaches waits until the group is in the phase, by its newest spec.
+func (w *world) reaches(id string, want v1alpha1.Phase) {
+	w.t.Helper()
+	w.eventually("phase "+string(want), time.Minute, func() (bool, string) {
+		g := w.group(id)
+		return g.Status.Phase == want && g.Status.ObservedGeneration == g.Generation, string(g.Status.Phase) + " " + g.Status.Reason
+	})
+}
+
 // A status that somebody has edited, and objects that somebody has deleted, come back as they were.
 func TestHeals(t *testing.T) {
 	w := newWorld(t, controller.Options{})
@@ -314,13 +323,7 @@ func TestNoCPULimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _, _ = w.c.Kubectl("-n", kubetest.Namespace, "delete", "cg", "bursts", "--timeout=60s") }()
-	phase := func(want v1alpha1.Phase) {
-		t.Helper()
-		w.eventually("phase "+string(want), time.Minute, func() (bool, string) {
-			g := w.group("bursts")
-			return g.Status.Phase == want && g.Status.ObservedGeneration == g.Generation, string(g.Status.Phase) + " " + g.Status.Reason
-		})
-	}
+	phase := func(want v1alpha1.Phase) { t.Helper(); w.reaches("bursts", want) }
 	container := ""
 	sized := func(cpu, memory string) {
 		t.Helper()
@@ -372,13 +375,7 @@ func TestMadeByHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _, _ = w.c.Kubectl("-n", kubetest.Namespace, "delete", "cg", "byhand", "--timeout=60s") }()
-	phase := func(want v1alpha1.Phase) {
-		t.Helper()
-		w.eventually("phase "+string(want), time.Minute, func() (bool, string) {
-			g := w.group("byhand")
-			return g.Status.Phase == want && g.Status.ObservedGeneration == g.Generation, string(g.Status.Phase) + " " + g.Status.Reason
-		})
-	}
+	phase := func(want v1alpha1.Phase) { t.Helper(); w.reaches("byhand", want) }
 	phase(v1alpha1.PhaseWarm)
 	w.patch("byhand", `{"spec":{"lent":1,"published":true}}`)
 	phase(v1alpha1.PhaseClaimed)
