@@ -35,15 +35,7 @@ func published(ctx context.Context, address string) (net.Conn, error) {
 func inside(pid, port int) dial {
 	return func(ctx context.Context, _ string) (net.Conn, error) {
 		var conn net.Conn
-		err := ownthread.Do(func() error {
-			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-			if err == nil {
-				err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-				ns.Close()
-			}
-			if err != nil {
-				return fmt.Errorf("enter network of process %d: %w", pid, err)
-			}
+		err := ownthread.In(pid, []string{"net"}, func() (err error) {
 			conn, err = dialHere(port)
 			return err
 		})

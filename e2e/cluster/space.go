@@ -180,12 +180,7 @@ func (s *space) run(cmd *exec.Cmd) ([]byte, error) {
 
 // inNetwork runs f on a thread in the network namespace, and gives up the thread.
 func (s *space) inNetwork(f func() error) error {
-	return ownthread.Do(func() error {
-		if err := enterNamespace(s.init.Process.Pid, "net"); err != nil {
-			return err
-		}
-		return f()
-	})
+	return ownthread.In(s.init.Process.Pid, []string{"net"}, f)
 }
 
 // end kills every process in the namespaces, and leaves them.

@@ -314,15 +314,7 @@ func dialIn(t testing.TB, pid, port int) net.Conn {
 
 func tryDialIn(pid, port int) (net.Conn, error) {
 	var c net.Conn
-	err := ownthread.Do(func() error {
-		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
+	err := ownthread.In(pid, []string{"net"}, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err

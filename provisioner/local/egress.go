@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/remuda/remuda/catalog"
+	"github.com/remuda/remuda/internal/ownthread"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/orders"
 )
@@ -82,7 +83,7 @@ func (b *Backend) openEgress(ctx context.Context, members []*member) error {
 	leader := members[0].record()
 	if len(state.Doors) == 0 || state.Doors[0].Origin != leader.origin() || state.Doors[0].Port != m.Role.EgressPort {
 		var socket *os.File
-		err := inNamespaces(leader.PID, []string{"net"}, func() (err error) {
+		err := ownthread.In(leader.PID, []string{"net"}, func() (err error) {
 			socket, err = bind(net.IPv4zero, m.Role.EgressPort, true)
 			return err
 		})

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/remuda/remuda/catalog"
+	"github.com/remuda/remuda/internal/ownthread"
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/backendtest"
@@ -158,7 +159,7 @@ func hostLinks(t *testing.T) string {
 
 // dialFrom connects from within a member's network.
 func dialFrom(pid int, to netip.AddrPort) error {
-	return inNamespaces(pid, []string{"net"}, func() error {
+	return ownthread.In(pid, []string{"net"}, func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err

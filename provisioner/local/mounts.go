@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/remuda/remuda/catalog"
+	"github.com/remuda/remuda/internal/ownthread"
 )
 
 // diskMount is where a member's disk is attached; only root may enter it, and
@@ -72,7 +73,7 @@ func mountGeneration(pid int, image string, places []place) error {
 		return err
 	}
 	defer memory.close()
-	return inNamespaces(pid, []string{"mnt"}, func() error {
+	return ownthread.In(pid, []string{"mnt"}, func() error {
 		if err := unmountPlaces(places); err != nil {
 			return err
 		}
@@ -103,7 +104,7 @@ func mountMemory(pid int, places []place) error {
 		return err
 	}
 	defer memory.close()
-	return inNamespaces(pid, []string{"mnt"}, memory.move)
+	return ownthread.In(pid, []string{"mnt"}, memory.move)
 }
 
 // memory is the fresh tmpfs of each memory place, attached nowhere yet.
@@ -142,7 +143,7 @@ func (m *memory) close() { closeAll(m.files) }
 
 // unmountGeneration takes all places away, so that nothing holds the disk.
 func unmountGeneration(pid int, places []place) error {
-	return inNamespaces(pid, []string{"mnt"}, func() error { return unmountPlaces(places) })
+	return ownthread.In(pid, []string{"mnt"}, func() error { return unmountPlaces(places) })
 }
 
 func unmountPlaces(places []place) error {
@@ -176,7 +177,7 @@ const agentRun = "/remuda/run"
 // are there: a server that runs as root could put a socket of its own in their
 // place, and would be told what the agent is told.
 func sealAgent(pid int) error {
-	return inNamespaces(pid, []string{"mnt"}, func() error {
+	return ownthread.In(pid, []string{"mnt"}, func() error {
 		const flags = unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 		if err := unix.Mount("", agentRun, "", flags, ""); err != nil {
 			return fmt.Errorf("seal the agent's folder: %w", err)

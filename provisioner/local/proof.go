@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"github.com/remuda/remuda/internal/ownthread"
 )
 
 // proveEmpty checks from outside that the member holds nothing but its agent.
@@ -30,7 +32,7 @@ func (m *member) proveEmpty() error {
 			return fmt.Errorf("%s has a strange file %q beside its agent's sockets", m.id(), n)
 		}
 	}
-	return inNamespaces(rec.PID, []string{"ipc"}, func() error {
+	return ownthread.In(rec.PID, []string{"ipc"}, func() error {
 		for _, kind := range []string{"shm", "sem", "msg"} {
 			if n, err := countLines("/proc/sysvipc/" + kind); err != nil || n > 1 { // the first line is a heading
 				return fmt.Errorf("%s has %d System V %s objects left (%v)", m.id(), n-1, kind, err)

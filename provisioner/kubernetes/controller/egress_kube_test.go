@@ -111,18 +111,8 @@ func podOf(t *testing.T, c *cluster.Cluster, group, member string) *corev1.Pod {
 // from calls f in the network of a pod.
 func from(t *testing.T, pod *corev1.Pod, f func()) {
 	t.Helper()
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", kubetest.InitOf(t, pod.Status.ContainerStatuses[0].ContainerID)))
+	err := ownthread.In(kubetest.InitOf(t, pod.Status.ContainerStatuses[0].ContainerID), []string{"net"}, func() error { f(); return nil })
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	if err := ownthread.Do(func() error {
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		f()
-		return nil
-	}); err != nil {
 		t.Fatal(err)
 	}
 }
