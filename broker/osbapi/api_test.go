@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -269,6 +270,51 @@ func TestEmptyApp(t *testing.T) {
 			t.Errorf("%d %s, want %d", rec.Code, rec.Body, want)
 		}
 	}
+}
+
+// Korifi says in the body of a DELETE what belongs into its query, and has polls with bodies. It
+// takes nothing but 201 for finished and then polls for an operation that has no name.
+func TestKorifi(t *testing.T) {
+	w := newWorld(t, nil, nil)
+	w.Pool.Warm(t, 1)
+	korifi := func(method, target, body string, status int, says string) {
+		t.Helper()
+		r := request(method, target, body)
+		r.Header.Del("Content-Type")
+		if rec := w.do(r); rec.Code != status || !strings.Contains(rec.Body.String(), says) {
+			t.Errorf("%s %s with %s: %d %s, want %d", method, target, body, rec.Code, rec.Body, status)
+		}
+	}
+	const incomplete = "?accepts_incomplete=true"
+	ids := `{` + plan + `}`
+	korifi("PUT", instance+incomplete, `{`+plan+`,"space_guid":"s","organization_guid":"o","parameters":null}`, 201, "{")
+	korifi("GET", instance+"/last_operation", `{`+plan+`,"operation":""}`, 200, "succeeded")
+	korifi("PUT", binding+incomplete, `{`+plan+`,"app_guid":"","bind_resource":{"app_guid":""},"parameters":null}`, 201, "credentials")
+	korifi("GET", binding, "", 200, "credentials")
+	for _, at := range []string{binding, instance} {
+		for body, says := range map[string]string{
+			"": "service_id", "{}": "service_id", `{"service_id":"service-box"}`: "plan_id", `{"service_id":1}`: "string", "null": "object", "{": "JSON",
+			`{"service_id":"other","plan_id":"plan-small"}`: "service_id", strings.Repeat(" ", 2<<20): "1 MiB",
+		} {
+			status := 400
+			if says == "1 MiB" {
+				status = 413
+			}
+			korifi("DELETE", at+incomplete, body, status, says)
+		}
+		korifi("DELETE", at+incomplete+"&service_id=service-box", ids, 400, "plan_id")
+		korifi("DELETE", at+incomplete, ids, 200, "{}")
+		korifi("DELETE", at+incomplete, ids, 410, "{")
+	}
+	w.View(t, func(tx store.Tx) error {
+		records, err := tx.Audit().Page(store.AuditQuery{Limit: 100})
+		if !slices.ContainsFunc(records, func(r store.AuditRecord) bool {
+			return r.Operation == "deprovision" && r.Status == 200 && r.ServiceID == "service-box" && r.PlanID == "plan-small"
+		}) {
+			t.Errorf("the audit has %+v", records)
+		}
+		return err
+	})
 }
 
 // curl -d without a Content-Type sends a form's; the body counts all the same.

@@ -43,8 +43,25 @@ func (c *call) bindsIncomplete() (bool, error) {
 	return accepts && c.minor >= minorAsyncBinding, err
 }
 
-// plan returns the service and plan of a deletion.
+// plan returns the service and plan of a deletion. They belong into the query (OSB,
+// "Deprovisioning", "Unbinding"), but Korifi sends them in a JSON body, and nowhere else: with
+// neither in the query a body is read.
 func (c *call) plan() (serviceID, planID string, err error) {
+	if c.ContentLength != 0 && !c.query.Has("service_id") && !c.query.Has("plan_id") {
+		f, err := c.body()
+		if err != nil {
+			return "", "", err
+		}
+		for _, name := range []string{"service_id", "plan_id"} {
+			value, err := f.text(name)
+			if err != nil {
+				return "", "", err
+			}
+			if value != "" {
+				c.query.Set(name, value)
+			}
+		}
+	}
 	if serviceID, err = c.required("service_id"); err != nil {
 		return "", "", err
 	}
