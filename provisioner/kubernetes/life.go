@@ -100,7 +100,12 @@ func failure(cg *v1alpha1.ContainerGroup) error {
 
 // patch changes the spec of a group and returns the number of the new spec.
 func (b *Backend) patch(ctx context.Context, id string, spec map[string]any) (int64, error) {
-	body, err := json.Marshal(map[string]any{"spec": spec})
+	change := map[string]any{"spec": spec}
+	var known v1alpha1.ContainerGroup
+	if err := b.cache.Get(ctx, client.ObjectKey{Namespace: b.o.Namespace, Name: id}, &known); err == nil && forgetsManagers(&known) {
+		change["metadata"] = map[string]any{"managedFields": []any{struct{}{}}} // this resets them
+	}
+	body, err := json.Marshal(change)
 	if err != nil {
 		return 0, err
 	}
@@ -112,6 +117,14 @@ func (b *Backend) patch(ctx context.Context, id string, spec map[string]any) (in
 		return 0, fmt.Errorf("group %q is being deleted: %w", id, provisioner.ErrNoGroup)
 	}
 	return cg.Generation, nil
+}
+
+// forgetsManagers says whether to end that the API server keeps who wrote which field: nobody looks, and it
+// is a third of every write. Where somebody applies fields on the server's side it goes on.
+func forgetsManagers(cg *v1alpha1.ContainerGroup) bool {
+	return len(cg.ManagedFields) > 0 && !slices.ContainsFunc(cg.ManagedFields, func(f metav1.ManagedFieldsEntry) bool {
+		return f.Operation == metav1.ManagedFieldsOperationApply
+	})
 }
 
 // Reset implements provisioner.Backend. Where Cutoff has begun it, it only waits.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -354,6 +355,40 @@ func TestNoCPULimit(t *testing.T) {
 	err = w.client.Patch(t.Context(), limited, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"cpuLimit":"Plan"}}`)))
 	if err == nil || !strings.Contains(err.Error(), "cpuLimit cannot change") {
 		t.Errorf("another rule for the CPU limit: %v", err)
+	}
+}
+
+// Who wrote which field of a broker's group is not kept, which makes writes shorter, until somebody applies fields.
+func TestManagers(t *testing.T) {
+	w := newWorld(t, controller.Options{})
+	g := w.create("managers")
+	if len(w.group(g.ID).ManagedFields) == 0 {
+		t.Error("the API server keeps no managers of its own accord, so this proves nothing")
+	}
+	life := func() {
+		t.Helper()
+		err := w.Publish(t.Context(), g)
+		g.Generation++
+		err = cmp.Or(err, w.Cutoff(t.Context(), g.ID, g.Generation))
+		if err == nil {
+			_, err = w.Reset(t.Context(), g)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	life()
+	life()
+	if left := w.group(g.ID).ManagedFields; len(left) > 0 {
+		t.Errorf("after two lives the managers are %v", left)
+	}
+	applied := []byte(`{"apiVersion":"remuda.dev/v1alpha1","kind":"ContainerGroup","metadata":{"name":"managers","labels":{"team":"a"}}}`)
+	if err := w.client.Patch(t.Context(), w.group(g.ID), client.RawPatch(types.ApplyPatchType, applied), client.FieldOwner("people"), client.ForceOwnership); err != nil {
+		t.Fatal(err)
+	}
+	life()
+	if !slices.ContainsFunc(w.group(g.ID).ManagedFields, func(f metav1.ManagedFieldsEntry) bool { return f.Manager == "people" }) {
+		t.Errorf("somebody applied a label, but the managers are %v", w.group(g.ID).ManagedFields)
 	}
 }
 

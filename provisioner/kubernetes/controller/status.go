@@ -3,7 +3,6 @@ package controller
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -101,23 +100,12 @@ func (w *work) writeStatus(ctx context.Context) error {
 	}
 	before := w.cg.DeepCopy()
 	w.cg.Status = *s
-	forgetManagers(w.cg)
 	over := w.cg.ResourceVersion
 	err := w.r.client.Status().Patch(ctx, w.cg, client.MergeFrom(before))
 	if err == nil {
 		w.memory.written = written{over: over, status: *s}
 	}
 	return client.IgnoreNotFound(err)
-}
-
-// forgetManagers ends that the API server keeps who wrote which field of a broker's group: nobody looks,
-// and it is a quarter of every write. Where somebody applies fields on the server's side it goes on.
-func forgetManagers(cg *v1alpha1.ContainerGroup) {
-	applies := func(f metav1.ManagedFieldsEntry) bool { return f.Operation == metav1.ManagedFieldsOperationApply }
-	if cg.Labels[kubernetes.LabelBroker] == "" || len(cg.ManagedFields) == 0 || slices.ContainsFunc(cg.ManagedFields, applies) {
-		return
-	}
-	cg.ManagedFields = []metav1.ManagedFieldsEntry{{}} // this resets them
 }
 
 func (w *work) memberStatus(m *member) v1alpha1.MemberStatus {
