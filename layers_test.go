@@ -12,6 +12,7 @@ import (
 var allowed = map[string][]string{
 	"catalog":                       {},
 	"drain":                         {},
+	"nfs":                           {},
 	"store":                         {"catalog"},
 	"store/internal/sqlstore":       {"store", "catalog"},
 	"store/sqlite":                  {"store", "catalog", "store/internal/sqlstore"},

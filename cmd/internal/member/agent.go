@@ -14,7 +14,7 @@ import (
 )
 
 // Commands are all of them.
-func Commands() []*cobra.Command { return []*cobra.Command{newAgent(), newDrain()} }
+func Commands() []*cobra.Command { return []*cobra.Command{newAgent(), newDrain(), newNFS()} }
 
 // newAgent is the command that containers start as PID 1.
 func newAgent() *cobra.Command {
