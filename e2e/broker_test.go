@@ -65,7 +65,7 @@ func newHost(t testing.TB, binary, config string) *host {
 		if t.Failed() {
 			t.Logf("pools at the end:\n%s", pools)
 			said, _ := os.ReadFile(log.Name())
-			t.Logf("the broker said:\n%s", tail(string(said), 12000))
+			t.Logf("the broker said:\n%s", tail(withoutPolls(string(said)), 12000))
 		}
 	})
 	return h
@@ -340,6 +340,17 @@ func (h *host) settled(bound time.Duration, n int) {
 		}
 		return nil
 	})
+}
+
+// withoutPolls leaves out what the test itself asks for many times a second.
+func withoutPolls(log string) string {
+	var b strings.Builder
+	for line := range strings.Lines(log) {
+		if !strings.Contains(line, `"operation":"admin_`) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 func tail(s string, n int) string {

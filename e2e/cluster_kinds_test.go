@@ -3,15 +3,18 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/remuda/remuda/e2e/cluster"
 	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
+	"github.com/remuda/remuda/provisioner/kubernetes/kubetest"
 )
 
 // A log drain in pods: messages arrive, are found, and are gone with the tenant.
@@ -73,4 +76,57 @@ func TestClusterGateway(t *testing.T) {
 	if after := i.containers(group); after != before {
 		t.Errorf("the containers were\n%s\nand are\n%s", before, after)
 	}
+}
+
+// A volume in pods: what one binding writes the other reads, a reader cannot write, a pod that was deleted comes back with
+// the files, exports and even handles, and the next tenant finds nothing.
+func TestClusterVolume(t *testing.T) {
+	i := install(t)
+	defer i.explain(t)
+	p := i.plan("volume", "small")
+	i.awaitProvisioned("files", p)
+	group := i.groupOf("files").ID
+	was := i.resource(group)
+	w := credentials(i.bindVolume("files", "files-w", p, nil))
+	mount := i.bindVolume("files", "files-r", p, map[string]any{"readonly": true})
+	r := credentials(mount)
+	if m := list(mount["volume_mounts"])[0]["device"].(map[string]any)["mount_config"].(map[string]any); m["source"] != fmt.Sprintf("nfs://%s%s", r["host"], r["export"]) {
+		t.Errorf("the volume is to be mounted from %v", m["source"])
+	}
+	if err := put(t, w, "hello.txt", "hello from a pod"); err != nil {
+		t.Fatal(err)
+	}
+	wantFile(t, r, "hello.txt", "hello from a pod")
+	if err := put(t, r, "no.txt", "no"); err == nil {
+		t.Error("a reader writes")
+	}
+	_, export := openVolume(t, w)
+	i.kubectl("-n", kubetest.Namespace, "delete", "pod", was.Status.Leader, "--grace-period=0", "--force")
+	eventually(t, time.Minute, func() error {
+		if m := i.resource(group).Status.Members[0]; m.PodUID == was.Status.Members[0].PodUID || !m.Ready {
+			return fmt.Errorf("member %+v", m)
+		}
+		return nil
+	})
+	wantFile(t, r, "hello.txt", "hello from a pod")
+	client, _ := openVolume(t, w)
+	if err := errors.Join(client.Stat(export), client.Mkdir(export, "kept")); err != nil {
+		t.Errorf("a handle from before the pod was deleted: %v", err)
+	}
+	i.want("unbind", i.unbind("files", "files-r", p), 200)
+	if _, err := nfs("nfs-ls", nfsURL(r, "")); err == nil {
+		t.Error("the export of a deleted binding is still there")
+	}
+	before := i.containers(group)
+	i.awaitGone("files", p)
+	i.phase(group, time.Minute, v1alpha1.PhaseWarm)
+	if after := i.containers(group); after != before {
+		t.Errorf("the containers were\n%s\nand are\n%s", before, after)
+	}
+	i.awaitProvisioned("files-2", p)
+	next := credentials(i.bindVolume("files-2", "files-n", p, nil))
+	if got, err := nfs("nfs-ls", nfsURL(next, "")); err != nil || strings.TrimSpace(got) != "" {
+		t.Errorf("the next tenant sees %q, %v", got, err)
+	}
+	i.awaitGone("files-2", p)
 }

@@ -85,7 +85,6 @@ backend: kubernetes
 state_dir: /var/lib/remuda/state
 password_file: /etc/remuda/platform/password
 seal_key_file: /etc/remuda/seal/seal.key
-offerings: [mysql, postgresql, redis, ftp, http, syslog, gateway]
 kubernetes:
   image: ` + kubetest.Image + `
   storage_class: ` + cluster.DiskClass + `

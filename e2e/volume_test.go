@@ -163,39 +163,48 @@ func volumeHidden(t *testing.T, w map[string]any) {
 	}
 }
 
-// volumeForged makes up handles for one instance from those of another, which has the
-// same pristine disk: no token, no file.
+// volumeForged makes up handles from those of another instance, and of another binding of the same: no
+// token, no file.
 func volumeForged(t *testing.T, h *host, p plan, w map[string]any) {
 	h.t = t
 	h.want("provision", h.provision("stranger", p), 201, 202)
 	h.provisioned("stranger", p)
 	mine, export := openVolume(t, credentials(h.bindVolume("stranger", "s", p, nil)))
 	victim, theirs := openVolume(t, w)
-	if len(export) != len(theirs) || len(export) < 20 {
-		t.Fatalf("handles are %x and %x", export, theirs)
+	_, sibling := openVolume(t, credentials(h.bindVolume("vol", "sibling", p, nil)))
+	// A handle names in its 5th to 8th byte an export, in its next eight an object, and ends with what proves it.
+	const names, object, proof = 4, 8, 16
+	if len(export) <= proof || len(export) != len(theirs) || bytes.Equal(export[names:object], sibling[names:object]) || !bytes.Equal(theirs[object:proof], sibling[object:proof]) {
+		t.Fatalf("handles are %x, %x and %x", export, theirs, sibling)
 	}
-	if bytes.Equal(export[5:len(export)-9], theirs[5:len(theirs)-9]) {
-		t.Errorf("the disks of two instances cannot be told apart by handles: %x, %x", export, theirs)
+	h.want("unbind", h.unbind("vol", "sibling", p), 200)
+	if err := errors.Join(mine.Stat(export), victim.Stat(theirs)); err != nil {
+		t.Fatalf("real handles: %v", err)
 	}
-	// An export's number is in the third and fourth byte; at the end are inode and generation.
-	forge := func(handle []byte, number uint16, inode, generation uint32) []byte {
-		out := bytes.Clone(handle)
-		binary.BigEndian.PutUint16(out[2:], number)
-		binary.LittleEndian.PutUint32(out[len(out)-8:], inode)
-		binary.LittleEndian.PutUint32(out[len(out)-4:], generation)
-		return out
-	}
-	if err := mine.Stat(forge(export, 2, 2, 0)); err != nil {
-		t.Errorf("the handle of a disk's root is made up wrongly, so this proves nothing: %v", err)
-	}
-	inode, generation := binary.LittleEndian.Uint32(export[len(export)-8:]), binary.LittleEndian.Uint32(export[len(export)-4:])
-	for number := range uint16(8) {
-		for _, handle := range [][]byte{forge(export, number, 2, 0), forge(export, number, inode, generation), forge(theirs, number, inode, generation)} {
-			if err := victim.Stat(handle); err == nil {
-				t.Errorf("the handle %x leads into another instance", handle)
-			}
+	tried := 0
+	try := func(handle []byte) {
+		tried++
+		if err := victim.Stat(handle); err == nil && !bytes.Equal(handle, theirs) {
+			t.Errorf("the handle %x leads into another instance, or through an export that is gone", handle)
 		}
 	}
+	for _, from := range [][]byte{export, sibling, theirs} {
+		for number := range uint32(8) {
+			forged := bytes.Clone(from)
+			binary.BigEndian.PutUint32(forged[names:], number)
+			try(forged)
+			copy(forged[object:], theirs[object:proof])
+			try(forged)
+		}
+		for bit := range 8 * len(from) {
+			forged := bytes.Clone(from)
+			forged[bit/8] ^= 1 << (bit % 8)
+			try(forged)
+		}
+		try(from[:proof])
+		try(append(bytes.Clone(from), 0))
+	}
+	t.Logf("%d handles were tried", tried)
 	h.want("deprovision", h.deprovision("stranger", p), 200)
 }
 
@@ -295,7 +304,7 @@ func volumeCrash(t *testing.T, h *host, w, r map[string]any) {
 	h.t = t
 	_, export := openVolume(t, w)
 	pid := h.groupOf("vol").Members[0].PID
-	server := childOf(t, pid, "ganesha.nfsd")
+	server := childOf(t, pid, "agent")
 	for _, victim := range []int{server, pid} {
 		backendtest.Kill(t, "vol", victim)
 		begin := time.Now()

@@ -21,8 +21,8 @@ func TestAble(t *testing.T) {
 	if got := (&home{}).able(all, log); len(got) != len(all) || text.Len() > 0 {
 		t.Errorf("%d of %d recipes; %s", len(got), len(all), &text)
 	}
-	got := (&home{cannot: kubernetes.Level("").Cannot}).able(all, log)
-	if len(got) != len(all)-1 || !strings.Contains(text.String(), "offering=volume") || !strings.Contains(text.String(), "DAC_READ_SEARCH") {
+	got := (&home{cannot: kubernetes.Restricted.Cannot}).able(all, log)
+	if len(got) != len(all)-1 || !strings.Contains(text.String(), "offering=ftp") || !strings.Contains(text.String(), "SYS_CHROOT") {
 		t.Errorf("%d of %d recipes; %s", len(got), len(all), &text)
 	}
 }

@@ -154,12 +154,8 @@ func (c *NFS) Read(handle []byte) error {
 }
 
 var volumeCanaries = []canary{
-	{name: "files", find: found(`find /var/lib/volume/tree/data | grep -q canary`)}, // by the session
-	{name: "export", plant: `echo "99 canary $M RW 2000 2000" >>/var/lib/volume/bindings; mkdir /var/lib/volume/tree/root/$M`, find: found(`grep -q canary /var/lib/volume/bindings`)},
-	{name: "folder of an export", find: found(`[ -e /var/lib/volume/tree/root/$M ]`)},
-	{name: "configuration", plant: `echo "# $M" >>/run/ganesha.conf; echo "# $M" >>/run/exports.conf; echo "# $M" >>/run/volume.pl`,
-		find: found(`grep -qsF "$M" /run/ganesha.conf /run/exports.conf /run/volume.pl`)},
-	{name: "recovery", plant: `mkdir -p "/run/recovery/v4recov/$M"`, find: found(`find /run/recovery | grep -qF "$M"`)},
+	{name: "files", find: found(`find /var/lib/volume/data | grep -q canary`)}, // by the session
+	{name: "export", plant: `echo "$M 0123456789abcdef RW 2000 2000" | /remuda/agent nfs bind --control=/dev/shm/volume`, find: found(`grep -qrF "$M" /var/lib/volume/exports`)},
 }
 
 // volumeOpen finds the binding's export.

@@ -12,12 +12,13 @@ func TestCannot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recipes = append(recipes, catalog.Recipe{Name: "rooted", Roles: []catalog.Role{{Name: "server", User: "root"}}})
+	recipes = append(recipes, catalog.Recipe{Name: "rooted", Roles: []catalog.Role{{Name: "server", User: "root"}}},
+		catalog.Recipe{Name: "reader", Roles: []catalog.Role{{Name: "server", User: "www-data", Capabilities: []string{"DAC_READ_SEARCH"}}}})
 	for level, reasons := range map[Level]map[string]string{
-		"":       {"volume": "needs DAC_READ_SEARCH, which Pod Security baseline does not allow"},
-		Baseline: {"volume": "needs DAC_READ_SEARCH, which Pod Security baseline does not allow"},
+		"":       {"reader": "needs DAC_READ_SEARCH, which Pod Security baseline does not allow"},
+		Baseline: {"reader": "needs DAC_READ_SEARCH, which Pod Security baseline does not allow"},
 		Restricted: {
-			"volume": "needs DAC_OVERRIDE, which Pod Security restricted does not allow",
+			"reader": "needs DAC_READ_SEARCH, which Pod Security restricted does not allow",
 			"ftp":    "needs SYS_CHROOT, which Pod Security restricted does not allow",
 			"rooted": "runs as root, which Pod Security restricted does not allow",
 		},

@@ -3,7 +3,6 @@
 package controller_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/e2e/cluster"
@@ -28,7 +26,6 @@ import (
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/agent"
 	"github.com/remuda/remuda/provisioner/kubernetes"
-	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
 	"github.com/remuda/remuda/provisioner/kubernetes/controller"
 	"github.com/remuda/remuda/provisioner/kubernetes/kubetest"
 )
@@ -319,40 +316,4 @@ func serviceOf(t *testing.T, c *cluster.Cluster, group string) string {
 		t.Fatal(err)
 	}
 	return s.Spec.ClusterIP
-}
-
-// What no pod can be is refused at once, with a sentence.
-func TestCannot(t *testing.T) {
-	c := kubetest.Cluster(t)
-	b := newBackend(t, c, controller.Options{StorageClass: "none"})
-	all, err := catalog.Builtin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range all {
-		if r.Name != "volume" {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		g := provisioner.Group{ID: "novolume", Generation: 1, Definition: provisioner.NewDefinition(r, r.Offering.Plans[0], kubetest.Image)}
-		if _, err := b.Create(ctx, g); err == nil || !strings.Contains(err.Error(), "needs DAC_READ_SEARCH, which Pod Security baseline does not allow") {
-			t.Errorf("create: %v", err)
-		}
-		scheme, err := kubernetes.NewScheme()
-		if err != nil {
-			t.Fatal(err)
-		}
-		k, err := client.New(c.RESTConfig(), client.Options{Scheme: scheme})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var cg v1alpha1.ContainerGroup
-		if err := k.Get(ctx, client.ObjectKey{Namespace: kubetest.Namespace, Name: g.ID}, &cg); err != nil {
-			t.Fatal(err)
-		}
-		if len(cg.Status.Conditions) == 0 || cg.Status.Conditions[0].Reason != v1alpha1.ReasonRecipe || cg.Status.Conditions[0].Status != metav1.ConditionFalse {
-			t.Errorf("status %+v", cg.Status)
-		}
-	}
 }

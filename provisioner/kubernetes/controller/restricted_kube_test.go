@@ -11,12 +11,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/remuda/remuda/catalog"
 	"github.com/remuda/remuda/e2e/cluster"
 	"github.com/remuda/remuda/provisioner"
 	"github.com/remuda/remuda/provisioner/backendtest"
 	"github.com/remuda/remuda/provisioner/kubernetes"
+	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
 	"github.com/remuda/remuda/provisioner/kubernetes/controller"
 	"github.com/remuda/remuda/provisioner/kubernetes/kubetest"
 )
@@ -105,6 +107,21 @@ func testRestrictedRefuses(t *testing.T) {
 	_, err := b.Create(ctx, provisioner.Group{ID: "noftp", Generation: 1, Definition: definition(t, "ftp")})
 	if err == nil || !strings.Contains(err.Error(), "needs SYS_CHROOT, which Pod Security restricted does not allow") {
 		t.Errorf("create: %v", err)
+	}
+	var cg v1alpha1.ContainerGroup
+	scheme, err := kubernetes.NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := client.New(kubetest.Cluster(t).RESTConfig(), client.Options{Scheme: scheme})
+	if err == nil {
+		err = k.Get(ctx, client.ObjectKey{Namespace: restrictedNamespace, Name: "noftp"}, &cg)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cg.Status.Conditions) == 0 || cg.Status.Conditions[0].Reason != v1alpha1.ReasonRecipe || cg.Status.Conditions[0].Status != metav1.ConditionFalse {
+		t.Errorf("status %+v", cg.Status)
 	}
 }
 
