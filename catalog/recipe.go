@@ -83,9 +83,8 @@ type Role struct {
 	// first bytes name: the Host header of HTTP, or the server name of TLS. See
 	// agent.Egress for where it cannot lead. At most one role, and never the leader's.
 	EgressPort int `yaml:"egress_port,omitempty" json:"egress_port,omitempty"`
-	// Capabilities beyond the agent's own (SETUID, SETGID, KILL): SYS_CHROOT,
-	// DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER. With one of the last three comes
-	// OwnRoot, and the Template program has none of them.
+	// Capabilities beyond the agent's own (SETUID, SETGID, KILL): SYS_CHROOT. None that
+	// gives more rights to files than their owners have.
 	Capabilities []string `yaml:"capabilities,omitempty" json:"capabilities,omitempty"`
 	// Paths are the only writable places, besides /tmp (disk), /run and
 	// /dev/shm (memory), which every member has. All are fresh in every generation.
@@ -108,14 +107,6 @@ type Role struct {
 	// Ports that must accept a TCP connection on 127.0.0.1 before Ready is
 	// asked. For the leader the endpoints' ports are added.
 	Ports []int `yaml:"ports,omitempty" json:"ports,omitempty"`
-}
-
-// OwnRoot says that everything the role's members see must be on file systems of
-// their own, the root too: they may have more rights to files than the owner's.
-// With DAC_READ_SEARCH any file can be opened by a handle on every file system of
-// which a single file can be seen.
-func (r Role) OwnRoot() bool {
-	return slices.ContainsFunc(r.Capabilities, func(c string) bool { return c != "SYS_CHROOT" })
 }
 
 // Path is a writable directory of a member.

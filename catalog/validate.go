@@ -38,7 +38,7 @@ var (
 	goPackage    = regexp.MustCompile(`^\./[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*$`)
 	fileMode     = regexp.MustCompile(`^[0-7]{3,4}$`)
 	signals      = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"}
-	capabilities = []string{"SYS_CHROOT", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER"}
+	capabilities = []string{"SYS_CHROOT"}
 	requirements = []string{"syslog_drain", "route_forwarding", "volume_mount"}
 )
 

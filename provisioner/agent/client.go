@@ -22,26 +22,14 @@ const answerLimit = 8 << 20
 // there is nothing to close. All methods may be called concurrently. An
 // answer that is no success is an *Error.
 type Client struct {
-	open   func() (*os.File, error) // the agent's directory
+	dir    string // the agent's
 	scheme string
 	http   http.Client
 }
 
 // NewClient is for the agent that serves in dir.
 func NewClient(dir string) *Client {
-	return NewClientAt(func() (*os.File, error) {
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: dir, Err: err}
-		}
-		return os.NewFile(uintptr(fd), dir), nil
-	})
-}
-
-// NewClientAt is for an agent whose directory has to be opened anew for every
-// connection.
-func NewClientAt(open func() (*os.File, error)) *Client {
-	c := &Client{open: open, scheme: "http"}
+	c := &Client{dir: dir, scheme: "http"}
 	c.http.Transport = &http.Transport{
 		DisableKeepAlives:  true,
 		DisableCompression: true,
@@ -78,13 +66,13 @@ func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
 
 // dial goes through an open directory: the path of a unix socket has 108 bytes.
 func (c *Client) dial(ctx context.Context, network, name string) (net.Conn, error) {
-	dir, err := c.open()
+	fd, err := unix.Open(c.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: c.dir, Err: err}
 	}
-	defer dir.Close()
+	defer unix.Close(fd)
 	var d net.Dialer
-	return d.DialContext(ctx, network, procPath(int(dir.Fd()), name))
+	return d.DialContext(ctx, network, procPath(fd, name))
 }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {

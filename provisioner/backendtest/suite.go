@@ -13,7 +13,6 @@
 package backendtest
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/remuda/remuda/catalog"
@@ -44,14 +43,10 @@ const (
 	SealedRoot  = "sealed root"  // also root in a member writes only to its places
 	DiskShrinks = "disk shrinks" // a disk can become smaller
 	OtherUser   = "other user"   // servers have other users than the agent
-	OwnRoot     = "own root"     // members that may have more rights to files than their owners
 )
 
 // cannot says why the back end has no members of the recipe, or "".
 func (target Target) cannot(r catalog.Recipe) string {
-	if slices.ContainsFunc(r.Roles, catalog.Role.OwnRoot) {
-		return target.Lacks[OwnRoot]
-	}
 	if target.Cannot != nil {
 		return target.Cannot(r)
 	}

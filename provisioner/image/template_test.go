@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -186,41 +185,5 @@ func BenchmarkClone(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StartTimer()
-	}
-}
-
-// A clone gets a UUID of its own and stays a sound file system.
-func TestNewUUID(t *testing.T) {
-	if _, err := exec.LookPath("mke2fs"); err != nil {
-		t.Skip(err)
-	}
-	disk := filepath.Join(t.TempDir(), "disk")
-	if err := makeDisk(t.Context(), disk, t.TempDir(), 32<<20); err != nil {
-		t.Fatal(err)
-	}
-	uuid := func() string {
-		t.Helper()
-		for _, check := range [][]string{{"e2fsck", "-fn", disk}, {"dumpe2fs", "-h", disk}} {
-			out, err := exec.Command(check[0], check[1:]...).CombinedOutput()
-			if err != nil {
-				t.Fatalf("%q: %v\n%s", check, err, out)
-			}
-			if _, after, found := strings.Cut(string(out), "Filesystem UUID:"); found {
-				return strings.TrimSpace(strings.SplitN(after, "\n", 2)[0])
-			}
-		}
-		t.Fatal("the disk has no UUID")
-		return ""
-	}
-	seen := map[string]bool{uuid(): true}
-	for range 3 {
-		if err := NewUUID(disk); err != nil {
-			t.Fatal(err)
-		}
-		if id := uuid(); seen[id] || len(id) != 36 {
-			t.Errorf("the UUID is %q after %v", id, seen)
-		} else {
-			seen[id] = true
-		}
 	}
 }

@@ -46,9 +46,6 @@ func (b *Backend) Close(ctx context.Context, id string) error {
 	defer b.mu.Unlock()
 	delete(b.records, id)
 	if len(b.records) == 0 {
-		if err := b.removeAgentDisk(); err != nil {
-			return fmt.Errorf("close group %q: %w", id, err)
-		}
 		_ = removeCgroup("/" + b.cgroupParent()) // made again by the next group
 	}
 	return nil

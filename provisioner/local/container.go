@@ -29,8 +29,7 @@ type containerSpec struct {
 	rootfs   string
 	hostname string
 	agent    string // host path of the agent binary
-	dir      string // the member's folder, with the bundle
-	own      string // run/ and etc/ are bound from it; the member's folder, or a file system of the member's own
+	dir      string // the member's folder, with the bundle; run/ and etc/ are bound from it
 	cgroup   string
 	size     catalog.Size
 	caps     []string          // beyond the agent's own
@@ -48,6 +47,9 @@ func (c containerSpec) oci() (*specs.Spec, error) {
 		args, caps = append(args, "--egress"), []string{}
 	}
 	for _, extra := range c.caps {
+		if extra != "SYS_CHROOT" { // of a group that an older broker has made: members see folders of the host
+			return nil, fmt.Errorf("the capability %s is given to no member", extra)
+		}
 		caps = append(caps, "CAP_"+strings.TrimPrefix(extra, "CAP_"))
 	}
 	memory := int64(c.size.Memory)
@@ -124,10 +126,10 @@ func (c containerSpec) mounts() []specs.Mount {
 		{Type: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		tmpfs("/remuda", "nodev", "mode=755", "ro"),
 		bind(c.agent, "/remuda/agent", "ro"),
-		bind(filepath.Join(c.own, "run"), agentRun, "rw", "noexec"),
+		bind(filepath.Join(c.dir, "run"), agentRun, "rw", "noexec"),
 		tmpfs(diskMount, "nodev", "mode=700", "ro"),
-		bind(filepath.Join(c.own, "etc/hosts"), "/etc/hosts", "ro", "noexec"),
-		bind(filepath.Join(c.own, "etc/hostname"), "/etc/hostname", "ro", "noexec"),
+		bind(filepath.Join(c.dir, "etc/hosts"), "/etc/hosts", "ro", "noexec"),
+		bind(filepath.Join(c.dir, "etc/hostname"), "/etc/hostname", "ro", "noexec"),
 	}
 	if c.egress {
 		m = append(m, bind(filepath.Join(c.dir, "etc/resolv.conf"), "/etc/resolv.conf", "ro", "noexec"))
@@ -161,18 +163,6 @@ func (b *Backend) runContainer(ctx context.Context, id string, c containerSpec) 
 	if err := prepareFolder(c); err != nil {
 		return 0, err
 	}
-	return b.startContainer(ctx, id, c, func(bundle, log, pidFile string) error {
-		null, err := runc.NewNullIO()
-		if err != nil {
-			return err
-		}
-		defer null.Close()
-		_, err = b.runc(log).Run(ctx, id, bundle, &runc.CreateOpts{IO: null, PidFile: pidFile, Detach: true})
-		return err
-	})
-}
-
-func (b *Backend) startContainer(ctx context.Context, id string, c containerSpec, run func(bundle, log, pidFile string) error) (pid int, err error) {
 	if err := writeBundle(c); err != nil {
 		return 0, err
 	}
@@ -182,7 +172,12 @@ func (b *Backend) startContainer(ctx context.Context, id string, c containerSpec
 		return 0, err
 	}
 	pidFile := filepath.Join(bundle, "pid")
-	if err := run(bundle, log, pidFile); err != nil {
+	null, err := runc.NewNullIO()
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	if _, err := b.runc(log).Run(ctx, id, bundle, &runc.CreateOpts{IO: null, PidFile: pidFile, Detach: true}); err != nil {
 		return 0, fmt.Errorf("run container %s: %w%s", id, err, lastError(log))
 	}
 	p, err := os.ReadFile(pidFile)

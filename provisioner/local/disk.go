@@ -19,11 +19,6 @@ func attachLoop(image string) (*os.File, error) {
 		return nil, err
 	}
 	defer img.Close()
-	return configureLoop(img, os.O_RDWR, unix.LO_FLAGS_AUTOCLEAR)
-}
-
-func configureLoop(img *os.File, mode int, flags uint32) (*os.File, error) {
-	image := filepath.Base(img.Name())
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -34,61 +29,30 @@ func configureLoop(img *os.File, mode int, flags uint32) (*os.File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("find a free loop device: %w", err)
 		}
-		dev, err := openLoop(n, mode)
+		dev, err := openLoop(n)
 		if err != nil {
 			return nil, err
 		}
 		cfg := unix.LoopConfig{Fd: uint32(img.Fd())}
-		cfg.Info.Flags = flags
-		copy(cfg.Info.File_name[:], image)
+		cfg.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
+		copy(cfg.Info.File_name[:], filepath.Base(image))
 		err = unix.IoctlLoopConfigure(int(dev.Fd()), &cfg)
 		if err == nil {
 			return dev, nil
 		}
 		dev.Close()
 		if !errors.Is(err, unix.EBUSY) {
-			return nil, fmt.Errorf("attach %s: %w", image, err)
+			return nil, fmt.Errorf("attach %s: %w", filepath.Base(image), err)
 		}
 	}
 	return nil, errors.New("no loop device stayed free long enough")
 }
 
-// attachShared opens a read-only loop device of an image file: one that has it
-// already, so that all members share what the kernel keeps of it in memory.
-func attachShared(image string) (*os.File, error) {
-	img, err := os.Open(image)
-	if err != nil {
-		return nil, err
-	}
-	defer img.Close()
-	var want unix.Stat_t
-	if err := unix.Fstat(int(img.Fd()), &want); err != nil {
-		return nil, err
-	}
-	for _, name := range loopsBelow(filepath.Dir(image)) {
-		var n int
-		if _, err := fmt.Sscanf(name, "loop%d", &n); err != nil {
-			continue
-		}
-		dev, err := openLoop(n, os.O_RDONLY)
-		if err != nil {
-			continue
-		}
-		// While it is open it stays what it is.
-		info, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
-		if err == nil && info.Device == want.Dev && info.Inode == want.Ino && info.Flags&unix.LO_FLAGS_READ_ONLY != 0 && info.Offset == 0 && info.Sizelimit == 0 {
-			return dev, nil
-		}
-		dev.Close()
-	}
-	return configureLoop(img, os.O_RDONLY, unix.LO_FLAGS_AUTOCLEAR|unix.LO_FLAGS_READ_ONLY)
-}
-
 // openLoop opens /dev/loopN, or makes a node of its own for it where /dev is
 // not filled by the kernel.
-func openLoop(n, mode int) (*os.File, error) {
+func openLoop(n int) (*os.File, error) {
 	name := fmt.Sprintf("/dev/loop%d", n)
-	dev, err := os.OpenFile(name, mode, 0)
+	dev, err := os.OpenFile(name, os.O_RDWR, 0)
 	if !errors.Is(err, os.ErrNotExist) {
 		return dev, err
 	}
@@ -101,7 +65,7 @@ func openLoop(n, mode int) (*os.File, error) {
 	if err := unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(7, uint32(n)))); err != nil {
 		return nil, fmt.Errorf("make a node for loop device %d: %w", n, err)
 	}
-	return os.OpenFile(node, mode, 0)
+	return os.OpenFile(node, os.O_RDWR, 0)
 }
 
 // loopsBelow lists the loop devices whose image is in dir.

@@ -84,11 +84,7 @@ func (m *member) takeDisk(generation int) error {
 	if err := image.Discard(m.disk(generation)); err != nil { // of a try before
 		return fmt.Errorf("discard disk of %s: %w", m.id(), err)
 	}
-	if err := os.Rename(m.nextDisk(), m.disk(generation)); err != nil || !m.Role.OwnRoot() {
-		return err
-	}
-	// Who opens files by handle must not know handles from another group's disk.
-	return image.NewUUID(m.disk(generation))
+	return os.Rename(m.nextDisk(), m.disk(generation))
 }
 
 // discardOlder frees the blocks of all disks but the generation's.

@@ -282,3 +282,12 @@ func (b *Backend) agentHealth(ctx context.Context, rec recordData, m memberRecor
 }
 
 func (b *Backend) memberDir(id, member string) string { return filepath.Join(b.groupDir(id), member) }
+
+// agentDir is the folder with the sockets of a member's agent.
+func (b *Backend) agentDir(id, member string) string {
+	return filepath.Join(b.memberDir(id, member), "run")
+}
+
+func (b *Backend) client(id, member string) *agent.Client {
+	return agent.NewClient(b.agentDir(id, member))
+}

@@ -72,22 +72,13 @@ func (m *member) disk(generation int) string {
 // run starts the container with its agent, nothing else in it yet.
 func (m *member) run(ctx context.Context, binds map[string]string) error {
 	spec := containerSpec{
-		rootfs: m.rootfs, hostname: m.Name, agent: m.b.agentPath, dir: m.dir, own: m.dir, cgroup: m.cgroup(),
+		rootfs: m.rootfs, hostname: m.Name, agent: m.b.agentPath, dir: m.dir, cgroup: m.cgroup(),
 		size: m.Size, caps: m.Role.Capabilities, egress: orders.IsEgress(m.Member), binds: binds,
 	}
-	var pid int
-	var err error
-	if m.rec.ownRoot(m.Name) {
-		pid, err = m.runOwn(ctx, spec)
-	} else {
-		if m.Role.OwnRoot() { // sees folders of the host, so it has no more rights to files than others
-			spec.caps = nil
-		}
-		if err := m.writeNames(); err != nil {
-			return err
-		}
-		pid, err = m.b.runContainer(ctx, m.id(), spec)
+	if err := m.writeNames(); err != nil {
+		return err
 	}
+	pid, err := m.b.runContainer(ctx, m.id(), spec)
 	if err != nil {
 		return err
 	}

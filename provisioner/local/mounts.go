@@ -199,19 +199,6 @@ func newDisk(image string) (*os.File, error) {
 	})
 }
 
-// newReadOnly makes a detached mount of an ext4 image that is never written to.
-func newReadOnly(image string) (*os.File, error) {
-	loop, err := attachShared(image)
-	if err != nil {
-		return nil, fmt.Errorf("attach image: %w", err)
-	}
-	defer loop.Close()
-	return newMount("ext4", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, map[string]string{
-		"source": fmt.Sprintf("/proc/self/fd/%d", loop.Fd()),
-		"ro":     "",
-	})
-}
-
 func newTmpfs(p place) (*os.File, error) {
 	return newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, map[string]string{
 		"source": "tmpfs",

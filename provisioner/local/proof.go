@@ -18,12 +18,7 @@ func (m *member) proveEmpty() error {
 	if !slices.Equal(procs, []int{rec.PID}) {
 		return fmt.Errorf("processes %v are in %s besides its agent %d", procs, m.id(), rec.PID)
 	}
-	dir, err := m.b.agentDir(m.rec.ID, m.Name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	entries, err := os.ReadDir(m.b.agentDir(m.rec.ID, m.Name))
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,6 @@ func newTarget(t *testing.T) backendtest.Target {
 			backendtest.Walls:       "a pod reaches the ports of its own node, and has a default route; TestPolicies tries what NetworkPolicies can do",
 			backendtest.NoExec:      "volumes of pods cannot be mounted noexec",
 			backendtest.SealedRoot:  "a server that is root in a pod may write to /dev and /etc/hosts; a reset makes them as they were",
-			backendtest.OwnRoot:     "Pod Security baseline does not allow DAC_READ_SEARCH, and pods have no root file system of their own",
 			backendtest.DiskShrinks: "volumes of Kubernetes only grow",
 		},
 	}

@@ -44,7 +44,6 @@ func restrictedTarget(t *testing.T) backendtest.Target {
 			backendtest.Walls:       "a pod reaches the ports of its own node, and has a default route; TestPolicies tries what NetworkPolicies can do",
 			backendtest.NoExec:      "volumes of pods cannot be mounted noexec",
 			backendtest.OtherUser:   "servers have the agent's user, who may write to /etc/hosts and the roots of the volumes; a reset makes them as they were",
-			backendtest.OwnRoot:     "Pod Security restricted does not allow DAC_READ_SEARCH, and pods have no root file system of their own",
 			backendtest.DiskShrinks: "volumes of Kubernetes only grow",
 		},
 	}
