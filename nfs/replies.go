@@ -8,7 +8,9 @@ import (
 )
 
 // replies keeps answers to requests that must not be carried out twice, for clients
-// that lose a connection and send a request again from the same address and port.
+// that lose a connection and send a request again on another one. Behind a relay the
+// port is no sign of the client, so that the whole request, with what the client says of
+// itself, has to be the same.
 type replies struct {
 	seed maphash.Seed
 	mu   sync.Mutex
@@ -24,7 +26,7 @@ const (
 )
 
 type replyKey struct {
-	from string
+	from string // address without a port
 	xid  uint32
 	hash uint64 // of the whole request
 }

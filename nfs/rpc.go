@@ -280,15 +280,14 @@ func nothing() {}
 // compound answers the one procedure that there is. A compound that changes what must
 // not be changed twice is answered as before when it comes again.
 func (c *connection) compound(ctx context.Context, worker *worker, record []byte, d decoder, e encoder, xid uint32) (reply []byte, free func()) {
-	from := c.RemoteAddr().String()
+	from, _, _ := net.SplitHostPort(c.RemoteAddr().String())
 	key := c.s.replies.key(from, xid, record)
 	if old := c.s.replies.get(key); old != nil {
 		return slices.Clone(old), nothing
 	}
 	head := len(e.b)
 	e.u32(acceptSuccess)
-	w := &compound{ctx: ctx, s: c.s, d: d, e: e, worker: worker}
-	w.from, _, _ = net.SplitHostPort(from)
+	w := &compound{ctx: ctx, s: c.s, d: d, e: e, worker: worker, from: from}
 	defer func() {
 		free = w.free
 		if r := recover(); r != nil {

@@ -85,6 +85,7 @@ func testProduction(t *testing.T, c *cluster.Cluster) {
 	manifests := filepath.Join(kubetest.Root(t), "manifests")
 	for _, args := range [][]string{
 		{"-k", manifests + "/overlays/production"}, {"-f", manifests + "/components/people/roles.yaml"}, {"-f", manifests + "/examples/ingress.yaml"},
+		{"-f", manifests + "/examples/volume.yaml"},
 	} {
 		out := kubectl(t, c, append([]string{"apply", "--dry-run=server", "--validate=strict"}, args...)...)
 		if strings.Contains(out, "Warning") {
