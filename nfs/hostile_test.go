@@ -170,30 +170,16 @@ func TestImpostor(t *testing.T) {
 // A request that comes again after its connection was lost is not carried out again.
 func TestReplies(t *testing.T) {
 	f := newFixture(t, nil)
-	p := f.dial(token)
-	b := request(4711, at(p.root), arg(opCreate, uint32(kindFolder), "x", 0, 0))
-	from := p.conn.LocalAddr().(*net.TCPAddr)
-	first, err := p.exchange(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = p.conn.(*net.TCPConn).SetLinger(0)
-	p.conn.Close()
-	d := net.Dialer{LocalAddr: from}
-	if p.conn, err = d.Dial("tcp", f.o.Address); err != nil {
-		t.Skipf("the port cannot be used again: %v", err)
-	}
-	t.Cleanup(func() { p.conn.Close() })
-	again, err := p.exchange(b)
-	if err != nil || string(again) != string(first) {
-		t.Errorf("%x, before %x, %v", again, first, err)
-	}
-	q := f.dial(token)
-	if again, err = q.exchange(b); err != nil {
-		t.Fatal(err)
-	}
-	if r, err := parse(again, 4711); err != nil || r.status != errExist {
-		t.Errorf("from somewhere else: %d, %v", r.status, err)
+	root := f.dial(token).root
+	for n, test := range []struct {
+		xid  uint32
+		want status
+	}{{77, ok}, {77, ok}, {78, errExist}} {
+		p := f.connect()
+		p.xid = test.xid - 1
+		if st := p.mkdir(root, "once", 0o755); st != test.want {
+			t.Errorf("request %d: status %d, want %d", n, st, test.want)
+		}
 	}
 }
 

@@ -397,19 +397,3 @@ func TestSpans(t *testing.T) {
 		}
 	}
 }
-
-// A client that has lost the answer asks again on another connection.
-func TestAskedAgain(t *testing.T) {
-	f := newFixture(t, nil)
-	root := f.dial(token).root
-	for n, test := range []struct {
-		xid  uint32
-		want status
-	}{{77, ok}, {77, ok}, {78, errExist}} {
-		p := f.connect()
-		p.xid = test.xid - 1
-		if st := p.mkdir(root, "once", 0o755); st != test.want {
-			t.Errorf("request %d: status %d, want %d", n, st, test.want)
-		}
-	}
-}
