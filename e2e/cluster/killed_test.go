@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ const killed = "REMUDA_TEST_KILLED"
 // which is the cluster's own, and looks what is left.
 func TestKilled(t *testing.T) {
 	if os.Getenv(killed) != "" {
+		fmt.Println("FOLDER", filepath.Dir(t.TempDir()))
 		c := start(t, Options{})
 		apply(t, c, webPod)
 		await(t, c, "pod/web", "condition=Ready")
@@ -41,11 +43,13 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	processes := map[string]bool{}
-	ready := false
 	ready, name := false, ""
 	for said := bufio.NewScanner(out); !ready && said.Scan(); {
 		if process, is := strings.CutPrefix(said.Text(), "PROCESS "); is {
 			processes[process] = true
+		}
+		if folder, is := strings.CutPrefix(said.Text(), "FOLDER "); is { // of the test itself
+			t.Cleanup(func() { os.RemoveAll(folder) })
 		}
 		name, ready = strings.CutPrefix(said.Text(), "READY ")
 	}
