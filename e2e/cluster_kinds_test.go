@@ -14,7 +14,6 @@ import (
 
 	"github.com/remuda/remuda/e2e/cluster"
 	"github.com/remuda/remuda/provisioner/kubernetes/api/v1alpha1"
-	"github.com/remuda/remuda/provisioner/kubernetes/kubetest"
 )
 
 // A log drain in pods: messages arrive, are found, and are gone with the tenant.
@@ -86,7 +85,6 @@ func TestClusterVolume(t *testing.T) {
 	p := i.plan("volume", "small")
 	i.awaitProvisioned("files", p)
 	group := i.groupOf("files").ID
-	was := i.resource(group)
 	w := credentials(i.bindVolume("files", "files-w", p, nil))
 	mount := i.bindVolume("files", "files-r", p, map[string]any{"readonly": true})
 	r := credentials(mount)
@@ -101,13 +99,7 @@ func TestClusterVolume(t *testing.T) {
 		t.Error("a reader writes")
 	}
 	_, export := openVolume(t, w)
-	i.kubectl("-n", kubetest.Namespace, "delete", "pod", was.Status.Leader, "--grace-period=0", "--force")
-	eventually(t, time.Minute, func() error {
-		if m := i.resource(group).Status.Members[0]; m.PodUID == was.Status.Members[0].PodUID || !m.Ready {
-			return fmt.Errorf("member %+v", m)
-		}
-		return nil
-	})
+	i.replaceLeader(group)
 	wantFile(t, r, "hello.txt", "hello from a pod")
 	client, _ := openVolume(t, w)
 	if err := errors.Join(client.Stat(export), client.Mkdir(export, "kept")); err != nil {

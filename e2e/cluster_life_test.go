@@ -96,6 +96,19 @@ func TestClusterOfferings(t *testing.T) {
 	i.t = t
 }
 
+// replaceLeader deletes the pod of a group's leader at once, and waits for the one that comes in its place.
+func (i *installation) replaceLeader(group string) {
+	i.t.Helper()
+	was := i.resource(group)
+	i.kubectl("-n", kubetest.Namespace, "delete", "pod", was.Status.Leader, "--grace-period=0", "--force")
+	eventually(i.t, time.Minute, func() error {
+		if m := i.resource(group).Status.Members[0]; m.PodUID == was.Status.Members[0].PodUID || !m.Ready {
+			return fmt.Errorf("member %+v", m)
+		}
+		return nil
+	})
+}
+
 // A tenant's pod that is deleted comes back with its data, at its address; a warm one is replaced.
 func TestClusterPodsDie(t *testing.T) {
 	i := install(t)
@@ -109,13 +122,8 @@ func TestClusterPodsDie(t *testing.T) {
 	}
 	group := i.groupOf("dies").ID
 	was := i.resource(group)
-	i.kubectl("-n", kubetest.Namespace, "delete", "pod", was.Status.Leader, "--grace-period=0", "--force")
-	eventually(t, time.Minute, func() error {
-		if m := i.resource(group).Status.Members[0]; m.PodUID == was.Status.Members[0].PodUID || !m.Ready {
-			return fmt.Errorf("member %+v", m)
-		}
-		return readBack(c, "kept")
-	})
+	i.replaceLeader(group)
+	eventually(t, time.Minute, func() error { return readBack(c, "kept") })
 	if now := i.phase(group, 30*time.Second, v1alpha1.PhaseClaimed); now.Status.Address != was.Status.Address {
 		t.Errorf("the address was %s and is %s", was.Status.Address, now.Status.Address)
 	}

@@ -1,6 +1,7 @@
 package nfs
 
 import (
+	"crypto/rand"
 	"time"
 )
 
@@ -35,7 +36,7 @@ func (c *compound) setclientid() status {
 			return st
 		}
 	}
-	copy(next.confirm[:], random8())
+	_, _ = rand.Read(next.confirm[:])
 	s.pending[name] = next
 	c.e.u64(next.id)
 	c.e.b = append(c.e.b, next.confirm[:]...)
@@ -121,13 +122,4 @@ func (c *compound) renew() status {
 	defer s.mu.Unlock()
 	_, st := s.client(id)
 	return st
-}
-
-func random8() []byte {
-	n := random64()
-	b := make([]byte, 8)
-	for i := range b {
-		b[i] = byte(n >> (8 * i))
-	}
-	return b
 }

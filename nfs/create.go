@@ -57,15 +57,9 @@ func (c *compound) create() status {
 	if err != nil {
 		return statusOf(err)
 	}
-	done := want.has & (1<<attrMode | 1<<attrOwner | 1<<attrOwnerGroup)
-	if times := want.has & attrsSetBy; times != 0 {
-		if err := t.with(n, func(fd int) error { return setTimes(fd, &want.times) }); err == nil {
-			done |= times
-		}
-	}
 	c.at.n = n
 	c.e.changed(before, after)
-	c.e.bitmap(done)
+	c.e.bitmap(t.dress(n, &want))
 	return ok
 }
 
@@ -139,6 +133,18 @@ func (t *tree) make(in *node, name string, m meta, content []byte) (before, afte
 		return nil
 	})
 	return before, after, n, err
+}
+
+// dress gives a new object the times that are wanted, and returns which attributes it has as
+// wanted: those that newMeta has seen to, too. The tree is locked.
+func (t *tree) dress(n *node, want *setting) (done uint64) {
+	done = want.has & (1<<attrMode | 1<<attrOwner | 1<<attrOwnerGroup)
+	if times := want.has & attrsSetBy; times != 0 {
+		if err := t.with(n, func(fd int) error { return setTimes(fd, &want.times) }); err == nil {
+			done |= times
+		}
+	}
+	return done
 }
 
 // changing opens a folder and lets do change what is in it. The tree is locked.

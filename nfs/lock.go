@@ -34,7 +34,7 @@ func (c *compound) lock() status {
 		return errBadxdr
 	}
 	args := c.args(rest)
-	open, st := c.openOf(id)
+	open, st := byStateid[*opened](c.s.state, id)
 	if st != ok {
 		return st
 	}
@@ -75,7 +75,7 @@ func (c *compound) lockMore(rest []byte, l locking, offset, length uint64) statu
 
 // withLock carries out a request about locks, in their owner's sequence.
 func (c *compound) withLock(id stateid, seq uint32, args []byte, do func(*locked) status) status {
-	have, st := c.lockOf(id)
+	have, st := byStateid[*locked](c.s.state, id)
 	if st != ok {
 		return st
 	}
@@ -85,21 +85,6 @@ func (c *compound) withLock(id stateid, seq uint32, args []byte, do func(*locked
 		}
 		return do(have)
 	})
-}
-
-// lockOf finds the owner of locks, for its sequence.
-func (c *compound) lockOf(id stateid) (*locked, status) {
-	s := c.s.state
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if st := s.ours(id); st != ok {
-		return nil, st
-	}
-	have, is := s.ids[id.other].(*locked)
-	if !is {
-		return nil, errBadStateid
-	}
-	return have, ok
 }
 
 func (c *compound) stillLocked(id stateid) status {

@@ -204,12 +204,7 @@ func (c *compound) makeTarget(in *node, o *opening) (n *node, m made, st status)
 	}
 	c.change = true
 	m = made{new: true, before: before, after: after, truncate: o.want.set(attrSize) && o.want.size > 0}
-	m.set = o.want.has & (1<<attrMode | 1<<attrOwner | 1<<attrOwnerGroup | 1<<attrSize)
-	if times := o.want.has & attrsSetBy; times != 0 {
-		if err := t.with(n, func(fd int) error { return setTimes(fd, &o.want.times) }); err == nil {
-			m.set |= times
-		}
-	}
+	m.set = t.dress(n, &o.want) | o.want.has&(1<<attrSize)
 	return n, m, ok
 }
 
@@ -283,25 +278,10 @@ func (c *compound) share(owner *owner, at place, access, deny uint32) (*opened, 
 	return o, ok
 }
 
-// openOf finds the owner of an open, for its sequence; also of one just closed.
-func (c *compound) openOf(id stateid) (*opened, status) {
-	s := c.s.state
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if st := s.ours(id); st != ok {
-		return nil, st
-	}
-	o, is := s.ids[id.other].(*opened)
-	if !is {
-		return nil, errBadStateid
-	}
-	return o, ok
-}
-
 // withOpen carries out a request about an open, in its owner's sequence. It answers
 // with the open's new stateid.
 func (c *compound) withOpen(id stateid, seq uint32, args []byte, confirmed bool, do func(*opened) status) status {
-	o, st := c.openOf(id)
+	o, st := byStateid[*opened](c.s.state, id)
 	if st != ok {
 		return st
 	}

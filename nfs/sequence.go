@@ -36,6 +36,21 @@ func (s *state) check(id stateid, at place) (*opened, *locked, status) {
 	return open, lock, ok
 }
 
+// byStateid finds the open or the locks that a stateid is of, for the sequence of their
+// owner; also an open just closed.
+func byStateid[T *opened | *locked](s *state, id stateid) (T, status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.ours(id); st != ok {
+		return nil, st
+	}
+	found, is := s.ids[id.other].(T)
+	if !is {
+		return nil, errBadStateid
+	}
+	return found, ok
+}
+
 // ours says whether a stateid is of this run of the server.
 func (s *state) ours(id stateid) status {
 	if uint32(id.other[0])<<24|uint32(id.other[1])<<16|uint32(id.other[2])<<8|uint32(id.other[3]) != s.boot {

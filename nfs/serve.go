@@ -3,6 +3,7 @@ package nfs
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -141,7 +142,7 @@ func open(o Options) (s *server, err error) {
 		return nil, err
 	}
 	s = &server{Options: o, replies: newReplies(), unknown: newStrangers(), requests: newBudget(o.Memory), answers: newBudget(o.Memory), workers: make(chan struct{}, maxAtWork), began: time.Now()}
-	copy(s.verifier[:], random8())
+	_, _ = rand.Read(s.verifier[:])
 	keep, err := s.fit()
 	if err != nil {
 		return nil, err

@@ -2,8 +2,6 @@ package nfs
 
 import (
 	"container/list"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -80,9 +78,7 @@ func newTree(root int, key []byte, limit, keep int, offset uint64, log *slog.Log
 // newID returns a number that no object has.
 func (t *tree) newID() uint64 {
 	for {
-		var b [8]byte
-		_, _ = rand.Read(b[:])
-		id := binary.BigEndian.Uint64(b[:]) & maxID
+		id := random64() & maxID
 		if _, taken := t.objects[id]; !taken && id != 0 {
 			return id
 		}

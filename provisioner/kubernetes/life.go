@@ -120,7 +120,7 @@ func (b *Backend) patch(ctx context.Context, id string, spec map[string]any) (in
 }
 
 // forgetsManagers says whether to end that the API server keeps who wrote which field: nobody looks, and it
-// is a third of every write. Where somebody applies fields on the server's side it goes on.
+// is a quarter of every write. Where somebody applies fields on the server's side it goes on.
 func forgetsManagers(cg *v1alpha1.ContainerGroup) bool {
 	return len(cg.ManagedFields) > 0 && !slices.ContainsFunc(cg.ManagedFields, func(f metav1.ManagedFieldsEntry) bool {
 		return f.Operation == metav1.ManagedFieldsOperationApply

@@ -50,7 +50,7 @@ func (c containerSpec) oci() (*specs.Spec, error) {
 		if extra != "SYS_CHROOT" { // of a group that an older broker has made: members see folders of the host
 			return nil, fmt.Errorf("the capability %s is given to no member", extra)
 		}
-		caps = append(caps, "CAP_"+strings.TrimPrefix(extra, "CAP_"))
+		caps = append(caps, "CAP_"+extra)
 	}
 	memory := int64(c.size.Memory)
 	pids := int64(512)

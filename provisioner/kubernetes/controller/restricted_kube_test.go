@@ -100,23 +100,15 @@ func testRestrictedPod(t *testing.T) {
 
 // What cannot live with one user is refused with a sentence.
 func testRestrictedRefuses(t *testing.T) {
-	b := newBackend(t, kubetest.Cluster(t), controller.Options{Namespace: restrictedNamespace, StorageClass: "none", PodSecurity: kubernetes.Restricted})
+	w := newWorld(t, controller.Options{Namespace: restrictedNamespace, StorageClass: "none", PodSecurity: kubernetes.Restricted})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	_, err := b.Create(ctx, provisioner.Group{ID: "noftp", Generation: 1, Definition: definition(t, "ftp")})
+	_, err := w.Create(ctx, provisioner.Group{ID: "noftp", Generation: 1, Definition: definition(t, "ftp")})
 	if err == nil || !strings.Contains(err.Error(), "needs SYS_CHROOT, which Pod Security restricted does not allow") {
 		t.Errorf("create: %v", err)
 	}
 	var cg v1alpha1.ContainerGroup
-	scheme, err := kubernetes.NewScheme()
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := client.New(kubetest.Cluster(t).RESTConfig(), client.Options{Scheme: scheme})
-	if err == nil {
-		err = k.Get(ctx, client.ObjectKey{Namespace: restrictedNamespace, Name: "noftp"}, &cg)
-	}
-	if err != nil {
+	if err := w.client.Get(ctx, client.ObjectKey{Namespace: restrictedNamespace, Name: "noftp"}, &cg); err != nil {
 		t.Fatal(err)
 	}
 	if len(cg.Status.Conditions) == 0 || cg.Status.Conditions[0].Reason != v1alpha1.ReasonRecipe || cg.Status.Conditions[0].Status != metav1.ConditionFalse {
