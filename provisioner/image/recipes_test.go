@@ -108,7 +108,15 @@ func TestRedis(t *testing.T) {
 	if err := m.run(m.recipe.Provision, v); err != nil {
 		t.Fatal(err)
 	}
-	cli(second, "SET kept 1")
+	if got := cli(second, "SET kept 1"); got != "OK" {
+		t.Fatal(got)
+	}
+	m.waitFor("the write", func() error { // which appendfsync everysec puts off while the disk is busy with a sync
+		if got := cli(second, "INFO persistence"); !strings.Contains(got, "aof_buffer_length:0") {
+			return fmt.Errorf("it is still to be written: %s", got)
+		}
+		return nil
+	})
 	if err := m.sh("root", "pkill -KILL -x redis-server"); err != nil {
 		t.Fatal(err)
 	}
