@@ -102,8 +102,10 @@ func (c *Cluster) setUpNetwork() (func() error, error) {
 // askAboutConnections has the first packet of every connection between pods wait for what the program
 // policies says about it. That would do so itself with nftables, whose "queue" some kernels lack.
 func askAboutConnections(command string) error {
-	out, err := exec.Command("/usr/sbin/iptables-legacy", command, "FORWARD", "--match", "conntrack", "--ctstate", "NEW",
-		"--jump", "NFQUEUE", "--queue-num", "100").CombinedOutput()
+	cmd := exec.Command("/usr/sbin/iptables-legacy", command, "FORWARD", "--match", "conntrack", "--ctstate", "NEW",
+		"--jump", "NFQUEUE", "--queue-num", "100")
+	cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+os.DevNull) // the usual one would stay in /run of this machine
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("have connections looked at: %w\n%s", err, out)
 	}
